@@ -1,0 +1,33 @@
+//! What the leader's actors should do about an applied entry. Hints: losing one costs latency, never truth.
+
+use coda_protocol::ids::{LeaseId, RunId, SessionId, TaskId, Timestamp, Work};
+use coda_protocol::payload::WorkOutcome;
+use coda_protocol::push::{RunLease, StepEnded, TaskLease};
+use serde::{Deserialize, Serialize};
+
+use crate::entry::Lane;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// Send the task to its session.
+    TaskLeased { session: SessionId, lease: TaskLease },
+    /// Send the run to its session, with its memo where `has_memo`.
+    RunLeased { session: SessionId, lease: RunLease, has_memo: bool },
+    /// A session that is back still holds the run: send it the memo again.
+    RunResumed { session: SessionId, run: RunId, lease: LeaseId },
+    /// Tell the session where the run is resident.
+    StepEnded { session: SessionId, step: StepEnded },
+    /// Tell the session to stop.
+    LeaseLost { session: SessionId, work: Work, lease: LeaseId },
+    /// Answer those who wait for it.
+    RunEnded { run: RunId, outcome: WorkOutcome },
+    TaskEnded { task: TaskId, outcome: WorkOutcome },
+    /// The lane holds ready work that no grant has taken.
+    LaneReady(Lane),
+    /// Propose a tick then.
+    WakeAt(Timestamp),
+    /// The session holds leases. While it is not connected, its time to come back runs.
+    SessionHolds(SessionId),
+    /// More leases of the session are to be handed back: propose the same again.
+    EndSessionAgain(SessionId),
+}

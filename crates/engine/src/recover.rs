@@ -1,0 +1,35 @@
+//! State is truth, an effect is a hint: this finds again whatever a lost effect would have said.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use coda_protocol::ids::{GroupId, SessionId};
+
+use crate::due;
+use crate::effect::Effect;
+use crate::kv::Read;
+use crate::tables::{LANE, LEASE};
+
+/// What a new leader, or one that lost effects, has to know to carry on. Waiting clients are not state: they ask again.
+#[must_use]
+pub fn recover(kv: &dyn Read, group: GroupId) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    LANE.scan(kv, group, |_| {}, |lane, row| {
+        if row.ready > 0 {
+            effects.push(Effect::LaneReady(lane));
+        }
+        ControlFlow::Continue(())
+    });
+    effects.extend(due::next(kv, group).map(Effect::WakeAt));
+    effects.extend(sessions(kv, group).into_iter().map(Effect::SessionHolds));
+    effects
+}
+
+fn sessions(kv: &dyn Read, group: GroupId) -> BTreeSet<SessionId> {
+    let mut sessions = BTreeSet::new();
+    LEASE.scan(kv, group, |_| {}, |key, _| {
+        sessions.insert(key.session);
+        ControlFlow::Continue(())
+    });
+    sessions
+}

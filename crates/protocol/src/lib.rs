@@ -1,0 +1,17 @@
+//! What may be said between Coda's programs: ids, requests, replies, pushes, refusals, limits and their bytes.
+//!
+//! Deliberately absent: any I/O, any clock, any rule about what a request *does* (that is `coda-engine`).
+//! Read in this order; each module is one page.
+
+pub mod ids;
+pub mod limits;
+pub mod payload;
+pub mod cache_key;
+pub mod policy;
+pub mod request;
+pub mod reply;
+pub mod push;
+pub mod reject;
+pub mod version;
+pub mod codec;
+pub mod frame;

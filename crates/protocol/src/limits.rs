@@ -1,0 +1,80 @@
+//! Every bound of the system. The same in every binary of a version; units come last in the name.
+
+/// Hash slots of ids. Never changes: it is part of the key format.
+pub const SLOTS: u16 = 4_096;
+
+/// Longest name of a queue, task or workflow.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Longest encoded cache key.
+pub const CACHE_KEY_BYTES_MAX: usize = 1_024;
+/// Largest payload: arguments, input or result.
+pub const PAYLOAD_BYTES_MAX: usize = 4 << 20;
+/// Longest name of a payload's codec.
+pub const CODEC_NAME_BYTES_MAX: usize = 32;
+/// Largest failure (type, message and traceback together). SDKs cut the traceback to fit.
+pub const FAILURE_BYTES_MAX: usize = 64 << 10;
+
+/// Most steps in one `Spawn`.
+pub const SPAWN_STEPS_MAX: usize = 256;
+/// Most bytes of arguments in one `Spawn`.
+pub const SPAWN_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
+/// Most results in a page of a run's memo, and most bytes of results that start another page.
+pub const MEMO_PAGE_ITEMS_MAX: usize = 512;
+pub const MEMO_PAGE_BYTES_MAX: usize = 256 << 10;
+/// Most task and workflow names in one subscription.
+pub const SUBSCRIPTION_NAMES_MAX: usize = 1_024;
+/// Most queues that one session subscribes to.
+pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 64;
+/// Most unused slots that a session may offer per queue and kind.
+pub const CREDIT_MAX: u32 = 4_096;
+/// Most leases a session may hold.
+pub const LEASES_PER_SESSION_MAX: usize = 16_384;
+
+/// Largest frame: a payload, or a full page, and its envelope.
+pub const FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (1 << 20);
+/// A frame larger than this travels on a stream of its own when its kind may overtake others.
+pub const FRAME_INLINE_BYTES_MAX: usize = 64 << 10;
+/// Most payload streams one peer may have open at once.
+pub const PAYLOAD_STREAMS_MAX: u32 = 64;
+/// Most requests of one connection that may wait for their reply, long waits for results included.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 16_384;
+
+/// Most commands in one log entry; a `Spawn` counts once.
+pub const COMMANDS_PER_ENTRY_MAX: usize = 512;
+/// A proposer closes an entry once it holds this many bytes.
+pub const ENTRY_BYTES_MAX: usize = 8 << 20;
+/// Most leases granted by one log entry. Fits the 16 bits a lease id has for it.
+pub const LEASES_PER_ENTRY_MAX: usize = 1_024;
+/// An entry grants no further lease once the leased payloads reach this many bytes.
+pub const LEASE_BYTES_PER_ENTRY_MAX: usize = 8 << 20;
+/// Requests that may wait for a group's proposer before clients are told `overloaded`.
+pub const PROPOSER_QUEUE_MAX: usize = 8_192;
+
+/// Most due items that one tick handles; the rest is handled by the next.
+pub const TICK_DUE_MAX: usize = 256;
+/// Most rows that one tick deletes for retention.
+pub const TICK_DELETE_MAX: usize = 2_048;
+/// Most leases that one command takes back; the rest follows in further commands.
+pub const LEASES_PER_END_MAX: usize = 1_024;
+
+/// Priorities are `0..=PRIORITY_MAX`, higher first.
+pub const PRIORITY_MAX: u8 = 9;
+pub const PRIORITY_DEFAULT: u8 = 4;
+/// Most retries of a policy.
+pub const RETRIES_MAX: u32 = 1_000_000;
+/// Longest delay before a first attempt or between attempts: a year.
+pub const DELAY_MS_MAX: u64 = 366 * 24 * 3_600 * 1_000;
+/// Work whose workers vanish this often without reporting is failed: it probably kills them.
+pub const LOST_LEASES_MAX: u32 = 64;
+/// How long a finished run or task and its result can still be read.
+pub const RETENTION_MS: u64 = 24 * 3_600 * 1_000;
+
+/// Most rows in a listing.
+pub const LIST_ROWS_MAX: usize = 1_000;
+
+const _: () = assert!(PAYLOAD_BYTES_MAX + FAILURE_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(LEASES_PER_ENTRY_MAX < 1 << 16);
+const _: () = assert!(COMMANDS_PER_ENTRY_MAX * SPAWN_STEPS_MAX < 1 << 28);
+const _: () = assert!(SPAWN_BYTES_MAX <= ENTRY_BYTES_MAX);
+const _: () = assert!(FRAME_INLINE_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(PRIORITY_DEFAULT <= PRIORITY_MAX);

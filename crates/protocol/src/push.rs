@@ -1,0 +1,70 @@
+//! What a node says to a worker unasked.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{LeaseId, Name, RunId, TaskId, Work};
+use crate::payload::{Payload, WorkOutcome};
+use crate::request::StepKey;
+
+/// Variants are only ever appended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Push {
+    /// Execute this task. One credit is used up.
+    Task(TaskLease),
+    /// Execute this workflow function from the top, once all pages of its memo are here. One credit is used up.
+    Run(RunLease),
+    /// A page of what a leased run already knows.
+    Memo(MemoPage),
+    /// A step of a resident run has ended.
+    Step(StepEnded),
+    /// The lease is not yours any more: stop, results will be refused.
+    LeaseLost { work: Work, lease: LeaseId },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskLease {
+    pub task: TaskId,
+    pub lease: LeaseId,
+    pub queue: Name,
+    pub name: Name,
+    pub args: Payload,
+    /// From 1; counts leases.
+    pub attempt: u32,
+    /// Retries the policy still has after this attempt.
+    pub retries_left: u32,
+    pub run: Option<RunId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunLease {
+    pub run: RunId,
+    pub lease: LeaseId,
+    pub queue: Name,
+    pub workflow: Name,
+    pub input: Payload,
+    /// From 1; counts failures of the workflow function.
+    pub attempt: u32,
+    /// How many `Memo` pages belong to this lease.
+    pub memo_pages: u32,
+    /// Finished steps so far: where `ParkRun::seen` starts.
+    pub steps_ended: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoPage {
+    pub run: RunId,
+    pub lease: LeaseId,
+    /// Finished steps when the page was read.
+    pub steps_ended: u32,
+    pub items: Vec<(StepKey, WorkOutcome)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepEnded {
+    pub run: RunId,
+    pub lease: LeaseId,
+    pub key: StepKey,
+    pub outcome: WorkOutcome,
+    /// Finished steps of the run so far, this one included: what `ParkRun::seen` reports.
+    pub steps_ended: u32,
+}

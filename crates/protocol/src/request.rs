@@ -1,0 +1,174 @@
+//! What a client or worker may ask. Each mutating request carries an id chosen by its sender: twice equals once.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache_key::CacheKey;
+use crate::ids::{LeaseId, Millis, Name, RunId, SessionId, TaskId, Work, WorkKind};
+use crate::payload::{Payload, WorkOutcome};
+use crate::policy::RetryPolicy;
+
+/// A question or a wish. Variants are only ever appended: their order is on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Start a run; an existing run of that id is left as it is. → `Started`
+    StartRun(StartRun),
+    /// Put a task of its own into a queue. → `Started`
+    SubmitTask(SubmitTask),
+    /// Answered when the run has ended. → `Ended`
+    AwaitRun(RunId),
+    /// Answered when the task has ended. → `Ended`
+    AwaitTask(TaskId),
+
+    /// Serve a queue. A later `Subscribe` for the same queue replaces it. → `Done`
+    Subscribe(Subscribe),
+    /// Offer free slots, added to those offered before. Sent without an id: never answered.
+    Credit(Credit),
+    /// After a reconnect: the leases this session still works under. The others are handed back. → `Resumed`
+    Resume(Resume),
+    /// A resident run spawns steps. → `Spawned`
+    Spawn(Spawn),
+    /// A resident run records what an inline step returned. → `Recorded`
+    RecordStep(RecordStep),
+    /// A leased task has ended. → `Done`
+    CompleteTask(CompleteTask),
+    /// A leased run has ended, or failed this attempt. → `Done`
+    CompleteRun(CompleteRun),
+    /// Hand leased work back unharmed. → `Done`
+    Release(Release),
+    /// Give up the slot of a run that only waits. → `Done`
+    ParkRun(ParkRun),
+    /// A supervisor saw this session's process die: hand its leases back now. → `Done`
+    EndSession(SessionId),
+
+    /// → `Queues`
+    ListQueues,
+    /// Why does a queue's work wait? → `Queue`
+    DescribeQueue(Name),
+    /// No new leases from this queue. → `Done`
+    PauseQueue(Name),
+    /// → `Done`
+    UnpauseQueue(Name),
+    /// → `Run`
+    DescribeRun(RunId),
+    /// → `Task`
+    DescribeTask(TaskId),
+    /// → `Node`
+    DescribeNode,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartRun {
+    pub run: RunId,
+    pub workflow: Name,
+    pub queue: Name,
+    pub input: Payload,
+    /// `0..=PRIORITY_MAX`, higher first.
+    pub priority: u8,
+    /// Retries of the workflow function itself.
+    pub policy: RetryPolicy,
+    /// Not before this much after it is accepted.
+    pub delay: Millis,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubmitTask {
+    pub task: TaskId,
+    pub name: Name,
+    pub queue: Name,
+    pub args: Payload,
+    pub priority: u8,
+    pub policy: RetryPolicy,
+    pub delay: Millis,
+}
+
+/// What a session can execute from one queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribe {
+    pub queue: Name,
+    pub tasks: Vec<Name>,
+    pub workflows: Vec<Name>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credit {
+    pub queue: Name,
+    pub kind: WorkKind,
+    pub slots: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    pub held: Vec<LeaseId>,
+}
+
+/// Which step of a run: its memo lives under this.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StepKey {
+    pub kind: StepKind,
+    pub name: Name,
+    pub cache_key: CacheKey,
+}
+
+/// How a step is carried out. Part of the key: a task and a workflow of one name are two steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum StepKind {
+    Task,
+    Workflow,
+    /// In the workflow's own process, only recorded here.
+    Inline,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spawn {
+    pub run: RunId,
+    pub lease: LeaseId,
+    pub steps: Vec<SpawnStep>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnStep {
+    /// Of kind `Task` or `Workflow`.
+    pub key: StepKey,
+    pub queue: Name,
+    pub args: Payload,
+    pub priority: u8,
+    pub policy: RetryPolicy,
+    pub delay: Millis,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordStep {
+    pub run: RunId,
+    pub lease: LeaseId,
+    /// Of kind `Inline`.
+    pub key: StepKey,
+    pub result: Payload,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompleteTask {
+    pub task: TaskId,
+    pub lease: LeaseId,
+    pub outcome: WorkOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompleteRun {
+    pub run: RunId,
+    pub lease: LeaseId,
+    pub outcome: WorkOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    pub work: Work,
+    pub lease: LeaseId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkRun {
+    pub run: RunId,
+    pub lease: LeaseId,
+    /// The largest `steps_ended` that the worker was told; parking is refused when more have ended since.
+    pub seen: u32,
+}
