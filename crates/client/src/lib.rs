@@ -1,1 +1,48 @@
+//! The Rust SDK of Coda: connect to a cluster, start runs, submit tasks, and execute both.
+//!
+//! Deliberately absent: the rules of what a request does (`coda-engine`), Raft, and everything behind the wire.
+//! Three layers, each usable alone; read them in this order.
+//!
+//! 1. A [`Link`] is one session's connection to the cluster. It reconnects for ever, sends every unanswered request
+//!    again, and shows neither.
+//! 2. A [`WorkerLink`] adds what a worker must keep: leases held, slots free, memo pages, steps awaited.
+//!    The Python SDK is written on these two.
+//! 3. [`Client`] and [`Worker`] are what Rust programs use.
 
+mod error;
+mod options;
+mod discover;
+
+mod events;
+mod wire;
+mod flight;
+mod courier;
+mod link;
+
+mod leases;
+mod worker_link;
+
+mod payloads;
+mod start;
+mod client;
+
+mod keys;
+mod functions;
+mod resident;
+mod workflow;
+mod worker;
+
+pub use coda_protocol as protocol;
+
+pub use client::{Client, RunError, RunHandle, TaskHandle};
+pub use error::ClientError;
+pub use events::Events;
+pub use keys::{IntoKey, IntoKeyPart};
+pub use leases::Served;
+pub use link::{Answered, Event, Link, Parcel};
+pub use options::ConnectOptions;
+pub use payloads::{BoxError, Failed, from_json, to_json};
+pub use start::{StartOptions, SubmitOptions};
+pub use worker::{Worker, WorkerBuilder};
+pub use worker_link::{WorkerEvent, WorkerLink, WorkerParcel};
+pub use workflow::{SpawnStepBuilder, StepFailed, StepHandle, WorkflowContext};

@@ -44,6 +44,7 @@ impl Command {
     pub fn check(&self) -> Result<(), Reject> {
         match self {
             Self::StartRun(start) => {
+                start.run.check_chosen()?;
                 check_name(&start.workflow)?;
                 check_name(&start.queue)?;
                 check_priority(start.priority)?;
@@ -52,6 +53,7 @@ impl Command {
                 start.input.check()
             }
             Self::SubmitTask(submit) => {
+                submit.task.check_chosen()?;
                 check_name(&submit.name)?;
                 check_name(&submit.queue)?;
                 check_priority(submit.priority)?;

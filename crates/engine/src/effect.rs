@@ -1,6 +1,6 @@
 //! What the leader's actors should do about an applied entry. Hints: losing one costs latency, never truth.
 
-use coda_protocol::ids::{LeaseId, RunId, SessionId, TaskId, Timestamp, Work};
+use coda_protocol::ids::{LeaseId, Name, RunId, SessionId, TaskId, Timestamp, Work};
 use coda_protocol::payload::WorkOutcome;
 use coda_protocol::push::{RunLease, StepEnded, TaskLease};
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,9 @@ pub enum Effect {
     /// Send the run to its session, with its memo where `has_memo`.
     RunLeased { session: SessionId, lease: RunLease, has_memo: bool },
     /// A session that is back still holds the run: send it the memo again.
-    RunResumed { session: SessionId, run: RunId, lease: LeaseId },
+    RunResumed { session: SessionId, workflow: Name, run: RunId, lease: LeaseId },
     /// Tell the session where the run is resident.
-    StepEnded { session: SessionId, step: StepEnded },
+    StepEnded { session: SessionId, workflow: Name, step: StepEnded },
     /// Tell the session to stop.
     LeaseLost { session: SessionId, work: Work, lease: LeaseId },
     /// Answer those who wait for it.

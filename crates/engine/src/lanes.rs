@@ -38,13 +38,15 @@ pub(crate) fn serve(cx: &mut Cx<'_>, entry: &Entry) -> Vec<u32> {
     }
     let known: BTreeSet<Lane> = cx.lanes.keys().chain(&entry.lanes).cloned().collect();
     let mut bytes = 0;
-    for ((queue, kind), grants) in lines {
-        let lanes: Vec<&Lane> = known.iter().filter(|lane| lane.queue == *queue && lane.kind == kind).collect();
+    // Each entry starts with another line, so that none is always the last under the bounds of an entry.
+    let first = (cx.index % lines.len().max(1) as u64) as usize;
+    for ((queue, kind), grants) in lines.iter().cycle().skip(first).take(lines.len()) {
+        let lanes: Vec<&Lane> = known.iter().filter(|lane| lane.queue == **queue && lane.kind == *kind).collect();
         if lanes.is_empty() || is_paused(cx, queue) {
             continue;
         }
         let heads = lanes.into_iter().filter_map(|lane| Head::new(cx, lane)).collect();
-        serve_line(cx, entry, &grants, heads, &mut slots, &mut bytes);
+        serve_line(cx, entry, grants, heads, &mut slots, &mut bytes);
     }
     report_ready(cx, &known);
     slots
@@ -142,7 +144,7 @@ fn is_paused(cx: &Cx<'_>, queue: &Name) -> bool {
 /// Hints at what is left. A paused queue's lanes are hinted when it is unpaused.
 fn report_ready(cx: &mut Cx<'_>, known: &BTreeSet<Lane>) {
     for lane in known {
-        if cx.lane(lane).ready > 0 {
+        if cx.lane(lane).ready > 0 && !is_paused(cx, &lane.queue) {
             cx.effects.push(Effect::LaneReady(lane.clone()));
         }
     }

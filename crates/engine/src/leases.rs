@@ -84,7 +84,7 @@ pub(crate) fn take_back(cx: &mut Cx<'_>, session: SessionId, lease: LeaseId, wor
             let mut row = TASK.get(cx.kv, cx.group, &task).expect("leased tasks have a row");
             forget(cx, session, lease, &row.lane());
             row.lost += u32::from(reason == Reason::Lost);
-            if row.lost > LOST_LEASES_MAX {
+            if row.lost >= LOST_LEASES_MAX {
                 row.life = row.life.on(Event::GivenUp(lease)).expect("the lease index names the holder");
                 return steps::end_task(cx, task, row, Err(worker_lost()));
             }
@@ -96,7 +96,7 @@ pub(crate) fn take_back(cx: &mut Cx<'_>, session: SessionId, lease: LeaseId, wor
             let mut row = RUN.get(cx.kv, cx.group, &run).expect("leased runs have a row");
             forget(cx, session, lease, &row.lane());
             row.lost += u32::from(reason == Reason::Lost);
-            if row.lost > LOST_LEASES_MAX {
+            if row.lost >= LOST_LEASES_MAX {
                 row.life = row.life.on(Event::GivenUp(lease)).expect("the lease index names the holder");
                 return steps::end_run(cx, run, row, Err(worker_lost()));
             }
@@ -127,7 +127,7 @@ pub(crate) fn chance(work: &Work, retry: u32) -> u64 {
 fn worker_lost() -> Failure {
     Failure {
         kind: "coda.WorkerLost".into(),
-        message: format!("{} workers vanished while they held it: it probably kills them", LOST_LEASES_MAX + 1),
+        message: format!("{LOST_LEASES_MAX} workers vanished while they held it: it probably kills them"),
         traceback: String::new(),
         retryable: false,
     }

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use coda_protocol::ids::{GroupId, Name, RunId, TaskId, Timestamp, Work};
-use coda_protocol::limits::{LIST_ROWS_MAX, MEMO_PAGE_BYTES_MAX, MEMO_PAGE_ITEMS_MAX};
-use coda_protocol::payload::{Failure, WorkOutcome};
+use coda_protocol::limits::{LIST_FAILURE_BYTES_MAX, LIST_ROWS_MAX, MEMO_PAGE_BYTES_MAX, MEMO_PAGE_ITEMS_MAX};
+use coda_protocol::payload::{Failure, WorkOutcome, outcome_bytes};
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::{
     LaneDescription, QueueSummary, RunDescription, StepDescription, TaskDescription, Wait, WorkState,
@@ -50,15 +50,20 @@ pub struct Memo {
     pub pages: Vec<Vec<(StepKey, WorkOutcome)>>,
 }
 
-/// The memo of a run, as its current attempt sees it. Steps that no later execution can ask for are left out.
+/// The memo of a run, as its current attempt sees it. Steps that only an earlier execution could ask for are left out.
 #[must_use]
 pub fn memo(kv: &dyn Read, group: GroupId, run: RunId) -> Memo {
     let Some(row) = RUN.get(kv, group, &run) else { return Memo::default() };
+    let lease = row.life.lease().map(|(_, lease)| lease);
     let mut pages: Vec<Vec<(StepKey, WorkOutcome)>> = Vec::new();
     let mut bytes = 0;
     MEMO.scan(kv, group, |out| run.write(out), |key, memo| {
+        let of = key.step.cache_key.fresh_lease();
+        if of.is_some() && of != lease {
+            return ControlFlow::Continue(());
+        }
         let Some(outcome) = memo.outcome(row.attempt) else { return ControlFlow::Continue(()) };
-        let size = outcome.as_ref().map_or(0, |payload| payload.data.len()) + key.step.cache_key.as_bytes().len();
+        let size = outcome_bytes(&outcome) + key.step.cache_key.as_bytes().len() + key.step.name.len();
         match pages.last_mut() {
             Some(page) if bytes + size <= MEMO_PAGE_BYTES_MAX && page.len() < MEMO_PAGE_ITEMS_MAX => {
                 page.push((key.step, outcome));
@@ -82,13 +87,15 @@ pub fn run(kv: &dyn Read, group: GroupId, run: RunId) -> Result<RunDescription, 
     let row = RUN.get(kv, group, &run).ok_or_else(|| Reject::NoSuchRun { run: run.to_string() })?;
     let outcome = RUN_OUTCOME.get(kv, group, &run);
     let mut steps = Vec::new();
+    let mut failure_bytes = 0;
     let mut truncated = false;
     MEMO.scan(kv, group, |out| run.write(out), |key, memo| {
-        if steps.len() == LIST_ROWS_MAX {
+        if steps.len() == LIST_ROWS_MAX || failure_bytes >= LIST_FAILURE_BYTES_MAX {
             truncated = true;
             return ControlFlow::Break(());
         }
         let (state, attempts, last_failure) = step_state(kv, group, &memo);
+        failure_bytes += last_failure.as_ref().map_or(0, Failure::bytes);
         steps.push(StepDescription { name: key.step.name, kind: key.step.kind, state, attempts, last_failure });
         ControlFlow::Continue(())
     });
@@ -114,11 +121,11 @@ fn step_state(kv: &dyn Read, group: GroupId, memo: &MemoRow) -> (WorkState, u32,
     match memo {
         MemoRow::Ended { attempts, .. } => (WorkState::Succeeded, *attempts, None),
         MemoRow::Failed { failure, attempts, .. } => (WorkState::Failed, *attempts, Some(failure.clone())),
-        MemoRow::Pending { work: Work::Task(task) } => match TASK.get(kv, group, task) {
+        MemoRow::Pending { work: Work::Task(task), .. } => match TASK.get(kv, group, task) {
             Some(row) => (work_state(row.life, None), row.attempts, row.last_failure),
             None => (WorkState::Ready, 0, None),
         },
-        MemoRow::Pending { work: Work::Run(run) } => match RUN.get(kv, group, run) {
+        MemoRow::Pending { work: Work::Run(run), .. } => match RUN.get(kv, group, run) {
             Some(row) => (work_state(row.life, None), row.attempt, None),
             None => (WorkState::Ready, 0, None),
         },

@@ -8,14 +8,14 @@ use coda_protocol::ids::{GroupId, SessionId};
 use crate::due;
 use crate::effect::Effect;
 use crate::kv::Read;
-use crate::tables::{LANE, LEASE};
+use crate::tables::{LANE, LEASE, QUEUE};
 
 /// What a new leader, or one that lost effects, has to know to carry on. Waiting clients are not state: they ask again.
 #[must_use]
 pub fn recover(kv: &dyn Read, group: GroupId) -> Vec<Effect> {
     let mut effects = Vec::new();
     LANE.scan(kv, group, |_| {}, |lane, row| {
-        if row.ready > 0 {
+        if row.ready > 0 && !QUEUE.get(kv, group, &lane.queue).is_some_and(|queue| queue.paused) {
             effects.push(Effect::LaneReady(lane));
         }
         ControlFlow::Continue(())

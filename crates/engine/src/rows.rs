@@ -124,6 +124,20 @@ impl Life {
         }
     }
 
+    /// The session that holds the work under this lease.
+    ///
+    /// # Errors
+    /// [`Reject::StaleLease`] when nobody does, [`Reject::AlreadyEnded`] after the end.
+    pub fn holder(&self, by: LeaseId) -> Result<SessionId, Reject> {
+        match self {
+            Self::Leased { session, lease } if *lease == by => Ok(*session),
+            Self::Ended { .. } => Err(Reject::AlreadyEnded),
+            Self::Delayed { .. } | Self::Ready | Self::Leased { .. } | Self::Parked | Self::Retrying { .. } => {
+                Err(Reject::StaleLease)
+            }
+        }
+    }
+
     #[must_use]
     pub fn is_ended(&self) -> bool {
         matches!(self, Self::Ended { .. })
@@ -194,9 +208,10 @@ impl RunRow {
 /// What is known of a step of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemoRow {
-    Pending { work: Work },
+    /// On its way; `run_attempt` is the last attempt of the run that asked for it.
+    Pending { work: Work, run_attempt: u32 },
     Ended { result: Payload, attempts: u32 },
-    /// Remembered only while the run is in this attempt.
+    /// Remembered only while the run is in the attempt that asked for it.
     Failed { failure: Failure, attempts: u32, run_attempt: u32 },
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn end_task(cx: &mut Cx<'_>, task: TaskId, row: TaskRow, outcome: Wor
     TASK_ARGS.delete(cx.kv, cx.group, &task);
     if let Some(parent) = &row.parent {
         TASK.delete(cx.kv, cx.group, &task);
-        return end_step(cx, parent, row.attempts, &outcome);
+        return end_step(cx, parent, Work::Task(task), row.attempts, &outcome);
     }
     TASK.put(cx.kv, cx.group, &task, &row);
     TASK_OUTCOME.insert(cx.kv, cx.group, &task, &outcome);
@@ -29,7 +29,7 @@ pub(crate) fn end_task(cx: &mut Cx<'_>, task: TaskId, row: TaskRow, outcome: Wor
 /// Records how a run ended.
 pub(crate) fn end_run(cx: &mut Cx<'_>, run: RunId, row: RunRow, outcome: WorkOutcome) {
     if let Some(parent) = &row.parent {
-        end_step(cx, parent, row.attempt, &outcome);
+        end_step(cx, parent, Work::Run(run), row.attempt, &outcome);
     }
     RUN.put(cx.kv, cx.group, &run, &row);
     RUN_OUTCOME.insert(cx.kv, cx.group, &run, &outcome);
@@ -37,37 +37,42 @@ pub(crate) fn end_run(cx: &mut Cx<'_>, run: RunId, row: RunRow, outcome: WorkOut
     cx.effects.push(Effect::RunEnded { run, outcome });
 }
 
-/// Records a spawned step's outcome and tells its run, which may be resident, parked, or forgotten.
-fn end_step(cx: &mut Cx<'_>, parent: &Parent, attempts: u32, outcome: &WorkOutcome) {
+/// Records a spawned step's outcome and tells its run, which may be resident or parked.
+fn end_step(cx: &mut Cx<'_>, parent: &Parent, child: Work, attempts: u32, outcome: &WorkOutcome) {
     let run = parent.run;
-    let Some(mut row) = RUN.get(cx.kv, cx.group, &run) else { return };
+    let key = memo_key(run, &parent.key);
+    // A run may be forgotten before its steps end, and its id in use again: then nobody waits for this one.
+    let Some(MemoRow::Pending { work, run_attempt }) = MEMO.get(cx.kv, cx.group, &key) else { return };
+    if work != child {
+        return;
+    }
+    let mut row = RUN.get(cx.kv, cx.group, &run).expect("a memo belongs to a run");
     let memo = match outcome {
         Ok(result) => MemoRow::Ended { result: result.clone(), attempts },
-        Err(failure) => MemoRow::Failed { failure: failure.clone(), attempts, run_attempt: row.attempt },
+        Err(failure) => MemoRow::Failed { failure: failure.clone(), attempts, run_attempt },
     };
-    MEMO.put(cx.kv, cx.group, &memo_key(run, &parent.key), &memo);
+    MEMO.put(cx.kv, cx.group, &key, &memo);
     row.steps_pending -= 1;
-    row.steps_ended += 1;
     row.has_memo = true;
     row.lost = 0;
-    match row.life {
-        Life::Leased { session, lease } => {
-            let step = StepEnded {
-                run,
-                lease,
-                key: parent.key.clone(),
-                outcome: outcome.clone(),
-                steps_ended: row.steps_ended,
-            };
-            cx.effects.push(Effect::StepEnded { session, step });
-        }
-        Life::Parked => {
-            row.life = row.life.on(Event::Woken).expect("a parked run can be woken");
-            leases::enter_run(cx, Work::Run(run), &row);
-        }
-        Life::Delayed { .. } | Life::Ready | Life::Retrying { .. } | Life::Ended { .. } => {}
+    // The failure of a step that only an earlier attempt asked for is no news: this attempt runs the step again.
+    let news = memo.outcome(row.attempt).is_some();
+    row.steps_ended += u32::from(news);
+    if news {
+        tell_ended(cx, run, &row, &parent.key, outcome.clone());
+    }
+    if row.life == Life::Parked {
+        row.life = row.life.on(Event::Woken).expect("a parked run can be woken");
+        leases::enter_run(cx, Work::Run(run), &row);
     }
     RUN.put(cx.kv, cx.group, &run, &row);
+}
+
+/// Tells the session where the run is resident, if any; elsewhere the memo will tell.
+pub(crate) fn tell_ended(cx: &mut Cx<'_>, run: RunId, row: &RunRow, key: &StepKey, outcome: WorkOutcome) {
+    let Some((session, lease)) = row.life.lease() else { return };
+    let step = StepEnded { run, lease, key: key.clone(), outcome, steps_ended: row.steps_ended };
+    cx.effects.push(Effect::StepEnded { session, workflow: row.workflow.clone(), step });
 }
 
 pub(crate) fn memo_key(run: RunId, step: &StepKey) -> MemoKey {

@@ -73,6 +73,13 @@ impl CacheKey {
         self.0.first() == Some(&FRESH)
     }
 
+    /// The execution that a fresh key belongs to.
+    #[must_use]
+    pub fn fresh_lease(&self) -> Option<LeaseId> {
+        let lease = self.0.strip_prefix(&[FRESH])?.first_chunk()?;
+        Some(LeaseId(u64::from_be_bytes(*lease)))
+    }
+
     /// Checks a key that came from outside.
     ///
     /// # Errors
@@ -145,6 +152,13 @@ mod tests {
         assert_ne!(key(&["ab"]), key(&["a", "b"]));
         assert_ne!(CacheKey::explicit(&[KeyPart::Int(1)]), CacheKey::explicit(&[KeyPart::Bool(true)]));
         assert_ne!(CacheKey::explicit(&[]).unwrap(), CacheKey::auto(0));
+    }
+
+    #[test]
+    fn a_fresh_key_knows_its_execution() {
+        assert_eq!(CacheKey::fresh(LeaseId(1 << 40 | 7), 3).fresh_lease(), Some(LeaseId(1 << 40 | 7)));
+        assert_eq!(CacheKey::auto(3).fresh_lease(), None);
+        assert_eq!(CacheKey::explicit(&[KeyPart::Int(2)]).unwrap().fresh_lease(), None);
     }
 
     #[test]

@@ -33,6 +33,14 @@ macro_rules! uuid_id {
             pub fn random() -> Self {
                 Self(*Uuid::now_v7().as_bytes())
             }
+
+            /// Checks an id that a sender chose for something new.
+            ///
+            /// # Errors
+            /// [`Reject::BadId`] for the form that the log's own ids have.
+            pub fn check_chosen(&self) -> Result<(), Reject> {
+                if is_derived(&self.0) { Err(Reject::BadId { id: self.to_string() }) } else { Ok(()) }
+            }
         }
 
         impl fmt::Display for $name {
@@ -88,9 +96,13 @@ fn derived(slot: Slot, group: GroupId, index: u64, ordinal: u32) -> [u8; 16] {
     bytes
 }
 
+/// Whether an id has the form that [`derived`] makes: senders may not choose such ids, they could meet one to come.
+fn is_derived(bytes: &[u8; 16]) -> bool {
+    bytes[6] >> 4 == 8 && bytes[8] >> 6 == 2
+}
+
 fn slot_of(bytes: &[u8; 16]) -> Slot {
-    let is_derived = bytes[6] >> 4 == 8 && bytes[8] >> 6 == 2;
-    if is_derived {
+    if is_derived(bytes) {
         return Slot(u16::from_be_bytes([bytes[0], bytes[1]]) % SLOTS);
     }
     Slot((xxhash_rust::xxh3::xxh3_64(bytes) % u64::from(SLOTS)) as u16)
@@ -208,6 +220,14 @@ mod tests {
         for (i, a) in ids.iter().enumerate() {
             assert!(ids[i + 1..].iter().all(|b| a != b), "{a}");
         }
+    }
+
+    #[test]
+    fn nobody_may_choose_an_id_of_the_form_that_the_log_makes() {
+        assert!(TaskId::derived(Slot(7), GroupId(1), 9, 0).check_chosen().is_err());
+        assert!(RunId::derived(Slot(0), GroupId(0), 0, 0).check_chosen().is_err());
+        assert_eq!(RunId::random().check_chosen(), Ok(()));
+        assert_eq!(TaskId([7; 16]).check_chosen(), Ok(()));
     }
 
     #[test]

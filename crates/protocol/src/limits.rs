@@ -18,6 +18,8 @@ pub const FAILURE_BYTES_MAX: usize = 64 << 10;
 pub const SPAWN_STEPS_MAX: usize = 256;
 /// Most bytes of arguments in one `Spawn`.
 pub const SPAWN_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
+/// Most bytes of results in the answer to one `Spawn`; further results follow as pushes.
+pub const SPAWN_REPLY_BYTES_MAX: usize = 256 << 10;
 /// Most results in a page of a run's memo, and most bytes of results that start another page.
 pub const MEMO_PAGE_ITEMS_MAX: usize = 512;
 pub const MEMO_PAGE_BYTES_MAX: usize = 256 << 10;
@@ -54,7 +56,7 @@ pub const PROPOSER_QUEUE_MAX: usize = 8_192;
 pub const TICK_DUE_MAX: usize = 256;
 /// Most rows that one tick deletes for retention.
 pub const TICK_DELETE_MAX: usize = 2_048;
-/// Most leases that one command takes back; the rest follows in further commands.
+/// Most leases that the end of a session takes back at once; the rest follows in further commands.
 pub const LEASES_PER_END_MAX: usize = 1_024;
 
 /// Priorities are `0..=PRIORITY_MAX`, higher first.
@@ -71,6 +73,8 @@ pub const RETENTION_MS: u64 = 24 * 3_600 * 1_000;
 
 /// Most rows in a listing.
 pub const LIST_ROWS_MAX: usize = 1_000;
+/// Most bytes of failures in a listing; the rows behind them are left out.
+pub const LIST_FAILURE_BYTES_MAX: usize = 256 << 10;
 
 const _: () = assert!(PAYLOAD_BYTES_MAX + FAILURE_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(LEASES_PER_ENTRY_MAX < 1 << 16);

@@ -50,12 +50,18 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Its size, as far as it is the user's.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.kind.len() + self.message.len() + self.traceback.len()
+    }
+
     /// Checks the bound.
     ///
     /// # Errors
     /// [`Reject::FailureTooLarge`].
     pub fn check(&self) -> Result<(), Reject> {
-        let bytes = self.kind.len() + self.message.len() + self.traceback.len();
+        let bytes = self.bytes();
         if bytes > FAILURE_BYTES_MAX {
             return Err(Reject::FailureTooLarge { bytes: bytes as u64, bytes_max: FAILURE_BYTES_MAX as u64 });
         }
@@ -65,6 +71,15 @@ impl Failure {
 
 /// How a task, step or run ended.
 pub type WorkOutcome = Result<Payload, Failure>;
+
+/// The size of either side.
+#[must_use]
+pub fn outcome_bytes(outcome: &WorkOutcome) -> usize {
+    match outcome {
+        Ok(payload) => payload.data.len(),
+        Err(failure) => failure.bytes(),
+    }
+}
 
 /// Checks the bounds of either side.
 ///

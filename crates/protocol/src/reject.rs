@@ -10,7 +10,7 @@ use thiserror::Error;
 pub enum Reject {
     #[error("`{name}` is not a valid name: use 1 to 255 bytes without control characters")]
     BadName { name: String },
-    #[error("`{id}` is not a valid id: expected a UUID")]
+    #[error("`{id}` is not a valid id: expected a UUID that is not of version 8, which Coda keeps for itself")]
     BadId { id: String },
     #[error("the payload has {bytes} bytes, more than the {bytes_max} allowed: store it elsewhere and pass a reference")]
     PayloadTooLarge { bytes: u64, bytes_max: u64 },

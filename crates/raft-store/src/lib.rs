@@ -1,1 +1,37 @@
+//! How everything is kept: the Raft log, the state machine and snapshots, in one RocksDB per node.
+//!
+//! The only crate that knows openraft's types and RocksDB. Others see [`store::NodeStore`], [`group::Group`] and the
+//! seam [`peers::PeerTransport`], none of them generic, so that the Raft machinery is compiled once, here.
+//!
+//! Deliberately absent: the rules (`coda-engine`), sessions and actors, any network, clocks other than the one that
+//! openraft takes from tokio, retries, and reading around the state machine.
 
+// What others use.
+pub mod error;
+pub mod group;
+mod group_config;
+mod group_error;
+mod group_members;
+mod group_serve;
+mod group_tasks;
+pub mod peers;
+pub mod store;
+
+// The road of an entry: log, then state.
+mod db;
+mod types;
+mod rows;
+pub mod log;
+mod committer;
+mod tail;
+mod group_log;
+mod state_machine;
+mod view;
+
+// Replacing state as a whole.
+mod image;
+mod install;
+mod snapshot;
+
+// Openraft's calls to peers, over the seam.
+mod network;

@@ -12,8 +12,11 @@ use crate::rows::QueueRow;
 use crate::tables::{LANE, QUEUE, write_name};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, queue: &Name, paused: bool) -> Outcome {
-    QUEUE.put(cx.kv, cx.group, queue, &QueueRow { paused });
-    if !paused {
+    if paused {
+        QUEUE.put(cx.kv, cx.group, queue, &QueueRow { paused });
+    } else {
+        // No row says nothing is special about the queue: names that were paused once leave nothing behind.
+        QUEUE.delete(cx.kv, cx.group, queue);
         let mut ready = Vec::new();
         LANE.scan(cx.kv, cx.group, |out| write_name(queue, out), |lane, row| {
             if row.ready > 0 {

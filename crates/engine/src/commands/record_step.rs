@@ -14,9 +14,7 @@ pub(crate) fn apply(cx: &mut Cx<'_>, record: &RecordStep) -> Outcome {
     let mut row = RUN
         .get(cx.kv, cx.group, &record.run)
         .ok_or_else(|| Reject::NoSuchRun { run: record.run.to_string() })?;
-    if row.life.lease().map(|(_, lease)| lease) != Some(record.lease) {
-        return Err(Reject::StaleLease);
-    }
+    row.life.holder(record.lease)?;
     let key = memo_key(record.run, &record.key);
     if let Some(MemoRow::Ended { result, .. }) = MEMO.get(cx.kv, cx.group, &key) {
         return Ok(Reply::Recorded(result));

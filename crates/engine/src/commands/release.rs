@@ -8,7 +8,6 @@ use coda_protocol::request::Release;
 use crate::apply::Cx;
 use crate::command::Outcome;
 use crate::leases::{self, Reason};
-use crate::rows::Life;
 use crate::tables::{RUN, TASK};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, release: &Release) -> Outcome {
@@ -23,11 +22,5 @@ fn holder(cx: &Cx<'_>, work: Work, lease: LeaseId) -> Result<SessionId, Reject> 
         Work::Task(task) => TASK.get(cx.kv, cx.group, &task).map(|row| row.life),
         Work::Run(run) => RUN.get(cx.kv, cx.group, &run).map(|row| row.life),
     };
-    match life {
-        Some(Life::Leased { session, lease: held }) if held == lease => Ok(session),
-        Some(Life::Ended { .. }) | None => Err(Reject::AlreadyEnded),
-        Some(Life::Delayed { .. } | Life::Ready | Life::Leased { .. } | Life::Parked | Life::Retrying { .. }) => {
-            Err(Reject::StaleLease)
-        }
-    }
+    life.ok_or(Reject::AlreadyEnded)?.holder(lease)
 }

@@ -10,7 +10,7 @@ use crate::apply::Cx;
 use crate::command::Outcome;
 use crate::effect::Effect;
 use crate::leases::{self, Reason};
-use crate::tables::LEASE;
+use crate::tables::{LEASE, RUN};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, session: SessionId, held: &[LeaseId]) -> Outcome {
     let mut lost: BTreeSet<LeaseId> = held.iter().copied().collect();
@@ -18,7 +18,8 @@ pub(crate) fn apply(cx: &mut Cx<'_>, session: SessionId, held: &[LeaseId]) -> Ou
         if !lost.remove(&lease) {
             leases::take_back(cx, session, lease, work, Reason::Released);
         } else if let Work::Run(run) = work {
-            cx.effects.push(Effect::RunResumed { session, run, lease });
+            let workflow = RUN.get(cx.kv, cx.group, &run).expect("leased runs have a row").workflow;
+            cx.effects.push(Effect::RunResumed { session, workflow, run, lease });
         }
     }
     Ok(Reply::Resumed { lost: lost.into_iter().collect() })

@@ -1,6 +1,8 @@
 //! A resident run spawns steps. A key that has a result, or is on its way, is not spawned again.
 
 use coda_protocol::ids::{Slotted, Work};
+use coda_protocol::limits::SPAWN_REPLY_BYTES_MAX;
+use coda_protocol::payload::{WorkOutcome, outcome_bytes};
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::{Reply, StepState};
 use coda_protocol::request::{Spawn, SpawnStep, StepKind};
@@ -9,38 +11,57 @@ use crate::apply::Cx;
 use crate::command::Outcome;
 use crate::commands::{start_run, submit_task};
 use crate::rows::{Life, MemoRow, Parent, RunRow, TaskRow};
-use crate::steps::memo_key;
+use crate::steps::{self, memo_key};
 use crate::tables::{MEMO, RUN};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, spawn: &Spawn) -> Outcome {
     let mut row = RUN
         .get(cx.kv, cx.group, &spawn.run)
         .ok_or_else(|| Reject::NoSuchRun { run: spawn.run.to_string() })?;
-    if row.life.lease().map(|(_, lease)| lease) != Some(spawn.lease) {
-        return Err(Reject::StaleLease);
-    }
+    row.life.holder(spawn.lease)?;
     let pending_before = row.steps_pending;
-    let states = spawn.steps.iter().map(|step| spawn_step(cx, spawn, &mut row, step)).collect();
+    let mut bytes = 0;
+    let states = spawn.steps.iter().map(|step| spawn_step(cx, spawn, &mut row, step, &mut bytes)).collect();
     if row.steps_pending != pending_before {
         RUN.put(cx.kv, cx.group, &spawn.run, &row);
     }
     Ok(Reply::Spawned(states))
 }
 
-fn spawn_step(cx: &mut Cx<'_>, spawn: &Spawn, row: &mut RunRow, step: &SpawnStep) -> StepState {
+fn spawn_step(cx: &mut Cx<'_>, spawn: &Spawn, row: &mut RunRow, step: &SpawnStep, bytes: &mut usize) -> StepState {
     let memo_key = memo_key(spawn.run, &step.key);
-    match MEMO.get(cx.kv, cx.group, &memo_key) {
-        Some(MemoRow::Pending { .. }) => return StepState::Pending,
-        Some(memo) => {
-            if let Some(outcome) = memo.outcome(row.attempt) {
-                return StepState::Ended(outcome);
-            }
+    let known = MEMO.get(cx.kv, cx.group, &memo_key);
+    if let Some(MemoRow::Pending { work, run_attempt }) = known {
+        if run_attempt != row.attempt {
+            // This attempt waits for it too, so its failure is this attempt's as well.
+            MEMO.put(cx.kv, cx.group, &memo_key, &MemoRow::Pending { work, run_attempt: row.attempt });
         }
-        None => {}
+        return StepState::Pending;
+    }
+    if let Some(outcome) = known.and_then(|memo| memo.outcome(row.attempt)) {
+        return ended(cx, spawn, row, step, outcome, bytes);
     }
     let work = accept(cx, spawn, step);
     row.steps_pending += 1;
-    MEMO.put(cx.kv, cx.group, &memo_key, &MemoRow::Pending { work });
+    MEMO.put(cx.kv, cx.group, &memo_key, &MemoRow::Pending { work, run_attempt: row.attempt });
+    StepState::Pending
+}
+
+/// An outcome that is there already. What does not fit the answer follows as if it had ended just now.
+fn ended(
+    cx: &mut Cx<'_>,
+    spawn: &Spawn,
+    row: &RunRow,
+    step: &SpawnStep,
+    outcome: WorkOutcome,
+    bytes: &mut usize,
+) -> StepState {
+    let size = outcome_bytes(&outcome);
+    if *bytes + size <= SPAWN_REPLY_BYTES_MAX {
+        *bytes += size;
+        return StepState::Ended(outcome);
+    }
+    steps::tell_ended(cx, spawn.run, row, &step.key, outcome);
     StepState::Pending
 }
 

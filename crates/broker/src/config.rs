@@ -1,0 +1,43 @@
+//! A node's own configuration and bounds. Nothing here can influence what an entry means.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to start a node.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Everything the node keeps lives here.
+    pub data_dir: PathBuf,
+    /// Where clients and workers connect. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Added to every sync of the log: for benchmarks on disks that hide what a sync costs.
+    pub sync_delay: Duration,
+}
+
+/// Client connections at once.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// A connection that has not said hello after this is closed.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that is silent for this long is gone. Both sides send keep-alives well within it.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// A session whose connection was lost may come back for this long before its leases are handed back.
+pub const SESSION_GRACE: Duration = Duration::from_secs(2);
+/// The same after a new leader took over, when all sessions have to find it first.
+pub const RECLAIM_GRACE: Duration = Duration::from_secs(10);
+/// Bytes that may wait to be sent to one session: past it the session is too slow to keep.
+pub const OUTBOX_BYTES_MAX: usize = 128 << 20;
+/// Bytes of requests that may wait for a group's proposer.
+pub const PROPOSER_BYTES_MAX: usize = 64 << 20;
+/// Sessions whose free slots travel with one entry.
+pub const GRANTS_PER_ENTRY_MAX: usize = 64;
+/// What an overloaded node asks of its clients.
+pub const RETRY_AFTER_MS: u64 = 50;
+/// A leader whose actors fail this often within [`LEADER_RESTART_WINDOW`] cannot go on.
+pub const LEADER_RESTARTS_MAX: usize = 5;
+pub const LEADER_RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// How long a shutdown waits for what is in flight.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Before a proposal that had no effect is made again.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(5);

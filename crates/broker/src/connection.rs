@@ -1,0 +1,194 @@
+//! The actor of one connection: owns its reader, its writer and its taker of payload streams. The end, or the panic,
+//! of one of them is the end of that connection and of nothing else.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use coda_protocol::frame::{CLOSE_GOODBYE, CLOSE_REPLACED, CLOSE_SHUTDOWN, Frame, FrameError};
+use coda_protocol::limits::{FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX};
+use coda_protocol::push::Push;
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tracing::{debug, warn};
+
+use crate::endpoint::{Greeted, Host, READ_BYTES, close_for};
+use crate::messages::{AbortOnDrop, SessionMsg, SupervisorMsg};
+use crate::outbox::{self, Outgoing};
+use crate::session::Session;
+
+/// Frames taken for one write, and the bytes after which a write goes out.
+const WRITE_FRAMES_MAX: usize = 256;
+const WRITE_BYTES_MAX: usize = 256 << 10;
+
+/// Serves a greeted connection until it ends.
+pub async fn open(connection: Connection, host: Host, greeted: Greeted) {
+    let supervisor = host.supervisor.get_cell();
+    match Actor::spawn_linked(None, SessionActor, (connection.clone(), host, greeted), supervisor).await {
+        Ok((_, handle)) => drop(handle.await),
+        Err(error) => {
+            warn!(%error, "cannot start a session");
+            connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"cannot start a session");
+        }
+    }
+}
+
+struct SessionActor;
+
+struct SessionState {
+    connection: Connection,
+    host: Host,
+    session: Arc<Session>,
+    _tasks: [AbortOnDrop; 3],
+}
+
+impl Actor for SessionActor {
+    type Msg = SessionMsg;
+    type State = SessionState;
+    type Arguments = (Connection, Host, Greeted);
+
+    async fn pre_start(&self, me: ActorRef<SessionMsg>, (connection, host, greeted): Self::Arguments) -> Result<SessionState, ActorProcessingErr> {
+        let Greeted { send, recv, buffer, hello, router } = greeted;
+        let (outbox, outgoing) = outbox::channel();
+        let (epoch, before) = host.sessions.connect(hello.session, outbox.clone(), connection.clone());
+        if let Some(before) = before {
+            router.session_gone(hello.session, before.epoch);
+            before.connection.close(VarInt::from_u32(CLOSE_REPLACED), b"replaced by a newer connection");
+        }
+        debug!(session = %hello.session, agent = %hello.agent, peer = %connection.remote_address(), "connected");
+        let session = Arc::new(Session {
+            id: hello.session,
+            epoch,
+            outbox,
+            router,
+            supervisor: host.supervisor.clone(),
+            node: host.node,
+            node_started: host.started,
+            queues: Default::default(),
+        });
+        let tasks = [
+            watched(&me, read(connection.clone(), recv, buffer, session.clone())),
+            watched(&me, write(connection.clone(), send, outgoing)),
+            watched(&me, take_payloads(connection.clone(), session.clone())),
+        ];
+        Ok(SessionState { connection, host, session, _tasks: tasks })
+    }
+
+    async fn handle(&self, me: ActorRef<SessionMsg>, SessionMsg::Ended: SessionMsg, _: &mut SessionState) -> Result<(), ActorProcessingErr> {
+        me.stop(None);
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<SessionMsg>, state: &mut SessionState) -> Result<(), ActorProcessingErr> {
+        let SessionState { connection, host, session, .. } = state;
+        connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"");
+        let goodbye = matches!(
+            connection.close_reason(),
+            Some(quinn::ConnectionError::ApplicationClosed(close)) if close.error_code == VarInt::from_u32(CLOSE_GOODBYE)
+        );
+        session.router.session_gone(session.id, session.epoch);
+        let was_current = host.sessions.disconnect(session.id, session.epoch);
+        debug!(session = %session.id, goodbye, "disconnected");
+        if was_current && session.is_worker() {
+            drop(host.supervisor.cast(SupervisorMsg::SessionClosed { session: session.id, goodbye }));
+        }
+        Ok(())
+    }
+}
+
+/// Tells the actor when a task ends, by a panic too.
+fn watched(me: &ActorRef<SessionMsg>, task: impl Future<Output = ()> + Send + 'static) -> AbortOnDrop {
+    struct Tell(ActorRef<SessionMsg>);
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            drop(self.0.cast(SessionMsg::Ended));
+        }
+    }
+    let tell = Tell(me.clone());
+    AbortOnDrop(tokio::spawn(async move {
+        let _tell = tell;
+        task.await;
+    }))
+}
+
+async fn read(connection: Connection, mut recv: RecvStream, mut buffer: BytesMut, session: Arc<Session>) {
+    loop {
+        loop {
+            match Frame::take(&mut buffer) {
+                Ok(Some(frame)) => {
+                    if let Err(error) = session.on_frame(frame).await {
+                        return close_for(&connection, &error);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return close_for(&connection, &error),
+            }
+        }
+        match recv.read_chunk(READ_BYTES, true).await {
+            Ok(Some(chunk)) => buffer.extend_from_slice(&chunk.bytes),
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// Frames too large for the main stream come on streams of their own; they may overtake.
+async fn take_payloads(connection: Connection, session: Arc<Session>) {
+    while let Ok(mut stream) = connection.accept_uni().await {
+        let (connection, session) = (connection.clone(), session.clone());
+        tokio::spawn(async move {
+            let Ok(bytes) = stream.read_to_end(FRAME_BYTES_MAX + 4).await else {
+                // Reset, lost with the connection, or larger than any frame may be.
+                return;
+            };
+            let mut buffer = BytesMut::from(Bytes::from(bytes));
+            let result = match Frame::take(&mut buffer) {
+                Ok(Some(frame)) if buffer.is_empty() => session.on_frame(frame).await,
+                Ok(_) => Err(FrameError::TooShort),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                close_for(&connection, &error);
+            }
+        });
+    }
+}
+
+async fn write(connection: Connection, mut send: SendStream, mut outgoing: Outgoing) {
+    let mut frames = Vec::with_capacity(WRITE_FRAMES_MAX);
+    let mut out = Vec::with_capacity(WRITE_BYTES_MAX);
+    loop {
+        if outgoing.take(&mut frames, WRITE_FRAMES_MAX).await == 0 {
+            return;
+        }
+        for frame in frames.drain(..) {
+            let start = out.len();
+            frame.encode(&mut out);
+            if out.len() - start > FRAME_INLINE_BYTES_MAX && may_overtake(&frame) {
+                let payload = Bytes::from(out.split_off(start));
+                tokio::spawn(send_payload(connection.clone(), payload));
+            } else if out.len() > WRITE_BYTES_MAX {
+                if send.write_all(&out).await.is_err() {
+                    return;
+                }
+                out.clear();
+            }
+        }
+        if !out.is_empty() && send.write_all(&out).await.is_err() {
+            return;
+        }
+        out.clear();
+        out.shrink_to(4 * WRITE_BYTES_MAX);
+    }
+}
+
+/// Whether a frame keeps its meaning when it arrives before or after its neighbours.
+fn may_overtake(frame: &Frame) -> bool {
+    matches!(frame, Frame::Answer { .. } | Frame::Push(Push::Task(_)))
+}
+
+async fn send_payload(connection: Connection, payload: Bytes) {
+    // The connection's end is seen by its reader.
+    let Ok(mut stream) = connection.open_uni().await else { return };
+    if stream.write_chunk(payload).await.is_ok() {
+        let _ = stream.finish();
+    }
+}

@@ -1,0 +1,265 @@
+//! Who could do a queue's work: subscribers, their free slots, and the lanes known to hold ready work.
+//!
+//! A plain struct per queue, shared by the queue's actor, which changes it, and the proposer, which takes grants from
+//! it whenever it closes an entry. All of it is a guess that the engine checks; nothing here is ever persisted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use coda_engine::entry::{Entry, Grant, Lane};
+use coda_protocol::ids::{Name, SessionId, WorkKind};
+use coda_protocol::limits::CREDIT_MAX;
+use coda_protocol::reply::{LaneDescription, Wait};
+use coda_protocol::request::Subscribe;
+
+use crate::config::GRANTS_PER_ENTRY_MAX;
+
+/// Tells apart the connections of one session: what was said on an earlier one no longer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+#[derive(Debug, Default)]
+pub struct Dispatch {
+    subscribers: BTreeMap<SessionId, Subscriber>,
+    /// Lanes that hold ready work, as the engine last hinted.
+    backlog: BTreeSet<Lane>,
+    /// Where the next entry starts to offer grants, so that none is always last.
+    turn: usize,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    epoch: Epoch,
+    tasks: Offer,
+    runs: Offer,
+}
+
+/// What a session can execute of one kind, and how much at once.
+#[derive(Debug)]
+struct Offer {
+    /// Sorted, as the engine expects.
+    names: Arc<[Name]>,
+    slots: u32,
+}
+
+impl Offer {
+    fn new(mut names: Vec<Name>) -> Self {
+        names.sort_unstable();
+        names.dedup();
+        Self { names: names.into(), slots: 0 }
+    }
+
+    fn serves(&self, name: &Name) -> bool {
+        self.names.binary_search(name).is_ok()
+    }
+}
+
+/// Slots taken for an entry, to be given back where unused.
+#[derive(Debug)]
+pub struct Taken {
+    pub queue: Name,
+    pub session: SessionId,
+    pub epoch: Epoch,
+    pub kind: WorkKind,
+}
+
+impl Dispatch {
+    /// A session serves this queue from now on, with no free slots yet.
+    pub fn subscribe(&mut self, session: SessionId, epoch: Epoch, subscribe: Subscribe) {
+        let subscriber =
+            Subscriber { epoch, tasks: Offer::new(subscribe.tasks), runs: Offer::new(subscribe.workflows) };
+        self.subscribers.insert(session, subscriber);
+    }
+
+    pub fn unsubscribe(&mut self, session: SessionId, epoch: Epoch) {
+        if self.subscribers.get(&session).is_some_and(|subscriber| subscriber.epoch == epoch) {
+            self.subscribers.remove(&session);
+        }
+    }
+
+    /// Adds free slots. Whether an entry is wanted for them.
+    pub fn credit(&mut self, session: SessionId, epoch: Epoch, kind: WorkKind, slots: u32) -> bool {
+        let Some(offer) = self.offer(session, epoch, kind) else { return false };
+        offer.slots = offer.slots.saturating_add(slots).min(CREDIT_MAX);
+        self.wants_entry()
+    }
+
+    /// A lane holds ready work. Whether an entry is wanted for it.
+    pub fn lane_ready(&mut self, lane: Lane) -> bool {
+        self.backlog.insert(lane);
+        self.wants_entry()
+    }
+
+    /// Whether ready work meets a free slot.
+    #[must_use]
+    pub fn wants_entry(&self) -> bool {
+        self.backlog.iter().any(|lane| self.can_serve(lane))
+    }
+
+    fn can_serve(&self, lane: &Lane) -> bool {
+        self.subscribers.values().any(|subscriber| {
+            let offer = subscriber.of(lane.kind);
+            offer.slots > 0 && offer.serves(&lane.name)
+        })
+    }
+
+    fn offer(&mut self, session: SessionId, epoch: Epoch, kind: WorkKind) -> Option<&mut Offer> {
+        let subscriber = self.subscribers.get_mut(&session).filter(|subscriber| subscriber.epoch == epoch)?;
+        Some(match kind {
+            WorkKind::Task => &mut subscriber.tasks,
+            WorkKind::Run => &mut subscriber.runs,
+        })
+    }
+
+    /// Moves free slots, and the lanes they could serve, into an entry.
+    pub fn take(&mut self, queue: &Name, entry: &mut Entry, taken: &mut Vec<Taken>) {
+        let count = self.subscribers.len();
+        self.turn = if count == 0 { 0 } else { (self.turn + 1) % count };
+        let served: Vec<Lane> = self.backlog.iter().filter(|lane| self.can_serve(lane)).cloned().collect();
+        for lane in served {
+            // Taken with the slots: the engine hints again at whatever stays ready.
+            self.backlog.remove(&lane);
+            entry.lanes.push(lane);
+        }
+        let (late, early): (Vec<_>, Vec<_>) =
+            self.subscribers.iter_mut().enumerate().partition(|(i, _)| *i < self.turn);
+        for (_, (session, subscriber)) in early.into_iter().chain(late) {
+            for (kind, offer) in [(WorkKind::Task, &mut subscriber.tasks), (WorkKind::Run, &mut subscriber.runs)] {
+                if offer.slots == 0 || entry.grants.len() >= GRANTS_PER_ENTRY_MAX {
+                    continue;
+                }
+                let names = name_set(entry, &offer.names);
+                let slots = std::mem::take(&mut offer.slots);
+                entry.grants.push(Grant { session: *session, queue: queue.clone(), kind, names, slots });
+                taken.push(Taken { queue: queue.clone(), session: *session, epoch: subscriber.epoch, kind });
+            }
+        }
+    }
+
+    /// Returns slots that found no work.
+    pub fn give_back(&mut self, taken: &Taken, slots: u32) {
+        if let Some(offer) = self.offer(taken.session, taken.epoch, taken.kind) {
+            offer.slots = offer.slots.saturating_add(slots).min(CREDIT_MAX);
+        }
+    }
+
+    /// Subscribed sessions.
+    #[must_use]
+    pub fn workers(&self) -> u32 {
+        self.subscribers.len() as u32
+    }
+
+    /// Why a ready lane waits.
+    #[must_use]
+    pub fn why(&self, kind: WorkKind, name: &Name) -> Wait {
+        let (workers, free) = self.serving(kind, name);
+        match (workers, free) {
+            (0, _) => Wait::NoWorker,
+            (_, 0) => Wait::WorkersBusy,
+            _ => Wait::Soon,
+        }
+    }
+
+    /// Adds what only the leader knows to a lane's description.
+    pub fn refine(&self, lane: &mut LaneDescription) {
+        (lane.workers, lane.free_slots) = self.serving(lane.kind, &lane.name);
+        if lane.waits == Wait::Soon {
+            lane.waits = self.why(lane.kind, &lane.name);
+        }
+    }
+
+    fn serving(&self, kind: WorkKind, name: &Name) -> (u32, u32) {
+        let offers = self.subscribers.values().map(|subscriber| subscriber.of(kind)).filter(|o| o.serves(name));
+        offers.fold((0, 0), |(workers, free), offer| (workers + 1, free + offer.slots))
+    }
+}
+
+impl Subscriber {
+    fn of(&self, kind: WorkKind) -> &Offer {
+        match kind {
+            WorkKind::Task => &self.tasks,
+            WorkKind::Run => &self.runs,
+        }
+    }
+}
+
+/// The index of a set of names in the entry; most workers share one.
+fn name_set(entry: &mut Entry, names: &Arc<[Name]>) -> u32 {
+    let known = entry.name_sets.iter().position(|set| Arc::ptr_eq(set, names) || set == names);
+    let index = known.unwrap_or_else(|| {
+        entry.name_sets.push(names.clone());
+        entry.name_sets.len() - 1
+    });
+    index as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORKER: SessionId = SessionId([1; 16]);
+
+    fn queue() -> Name {
+        "emails".into()
+    }
+
+    fn lane(name: &str) -> Lane {
+        Lane { queue: queue(), kind: WorkKind::Task, name: name.into() }
+    }
+
+    fn subscribed() -> Dispatch {
+        let mut dispatch = Dispatch::default();
+        let subscribe = Subscribe { queue: queue(), tasks: vec!["send".into()], workflows: vec![] };
+        dispatch.subscribe(WORKER, Epoch(1), subscribe);
+        dispatch
+    }
+
+    fn take(dispatch: &mut Dispatch) -> (Entry, Vec<Taken>) {
+        let (mut entry, mut taken) = (Entry::default(), Vec::new());
+        dispatch.take(&queue(), &mut entry, &mut taken);
+        (entry, taken)
+    }
+
+    #[test]
+    fn an_entry_is_wanted_when_ready_work_meets_a_free_slot() {
+        let mut dispatch = subscribed();
+        assert!(!dispatch.lane_ready(lane("send")));
+        assert!(!dispatch.credit(WORKER, Epoch(0), WorkKind::Task, 1), "said on an earlier connection");
+        assert!(!dispatch.credit(WORKER, Epoch(1), WorkKind::Run, 1), "a slot of the other kind");
+        assert!(dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 1));
+    }
+
+    #[test]
+    fn slots_and_lanes_travel_once_until_they_are_given_back_or_hinted_again() {
+        let mut dispatch = subscribed();
+        dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 3);
+        dispatch.lane_ready(lane("send"));
+        let (entry, taken) = take(&mut dispatch);
+        assert_eq!((entry.grants.len(), entry.grants[0].slots, entry.lanes.len()), (1, 3, 1));
+        assert!(take(&mut dispatch).0.grants.is_empty());
+        dispatch.give_back(&taken[0], 2);
+        assert!(!dispatch.wants_entry(), "the lane was not hinted again");
+        assert!(dispatch.lane_ready(lane("send")));
+        assert_eq!(take(&mut dispatch).0.grants[0].slots, 2);
+    }
+
+    #[test]
+    fn a_lane_that_nobody_serves_stays_known_and_says_why() {
+        let mut dispatch = subscribed();
+        dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 1);
+        assert!(!dispatch.lane_ready(lane("other")));
+        assert!(take(&mut dispatch).0.lanes.is_empty());
+        assert_eq!(dispatch.why(WorkKind::Task, &"other".into()), Wait::NoWorker);
+        assert_eq!(dispatch.why(WorkKind::Task, &"send".into()), Wait::WorkersBusy);
+    }
+
+    #[test]
+    fn a_session_that_left_gets_nothing_back() {
+        let mut dispatch = subscribed();
+        dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 1);
+        let (_, taken) = take(&mut dispatch);
+        dispatch.unsubscribe(WORKER, Epoch(1));
+        dispatch.give_back(&taken[0], 1);
+        assert_eq!(dispatch.workers(), 0);
+    }
+}

@@ -1,0 +1,202 @@
+//! The QUIC endpoint for clients and workers: its socket, its bounds, and the greeting of a connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::BytesMut;
+use coda_protocol::frame::{CLOSE_SHUTDOWN, Frame, FrameError, Hello, Welcome};
+use coda_protocol::ids::NodeId;
+use coda_protocol::limits::PAYLOAD_STREAMS_MAX;
+use coda_protocol::version::{ALPN_CLIENT, WIRE_VERSIONS, agree};
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream, TransportConfig, VarInt};
+use ractor::ActorRef;
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use crate::connection;
+use crate::config::{CONNECTIONS_MAX, HELLO_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE};
+use crate::messages::SupervisorMsg;
+use crate::router::Router;
+use crate::sessions::Sessions;
+use crate::tls::Identity;
+
+/// Bytes asked of the socket at once.
+pub const READ_BYTES: usize = 64 << 10;
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// What every connection of the node shares.
+#[derive(Clone)]
+pub struct Host {
+    pub node: NodeId,
+    pub incarnation: u64,
+    pub started: Instant,
+    pub sessions: Sessions,
+    pub supervisor: ActorRef<SupervisorMsg>,
+    pub led: watch::Receiver<Option<Router>>,
+}
+
+#[derive(Debug, Error)]
+pub enum EndpointError {
+    #[error("cannot listen on {address}: {why}")]
+    Bind { address: SocketAddr, why: std::io::Error },
+    #[error("cannot use the node's certificate: {0}")]
+    Certificate(String),
+}
+
+/// Opens the endpoint.
+///
+/// # Errors
+/// When the address is taken or the certificate cannot be used.
+pub fn open(address: SocketAddr, identity: Identity) -> Result<Endpoint, EndpointError> {
+    let bind_error = |why| EndpointError::Bind { address, why };
+    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &identity.quic.reset)));
+    // With both keys kept, a restarted node resets the connections of its predecessor at once.
+    let key = identity.quic.connection_ids;
+    config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(key)));
+    let server = server_config(identity)?;
+    let socket = socket(address).map_err(bind_error)?;
+    let runtime = quinn::default_runtime().expect("a node runs inside tokio");
+    Endpoint::new(config, Some(server), socket, runtime).map_err(bind_error)
+}
+
+fn socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
+    // Best effort: the system may allow less.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn server_config(identity: Identity) -> Result<quinn::ServerConfig, EndpointError> {
+    let certificate = |error: &dyn std::fmt::Display| EndpointError::Certificate(error.to_string());
+    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| certificate(&error))?
+        .with_no_client_auth()
+        .with_single_cert(identity.chain, identity.key)
+        .map_err(|error| certificate(&error))?;
+    tls.alpn_protocols = vec![ALPN_CLIENT.to_vec()];
+    // Commands must not be replayable.
+    tls.max_early_data_size = 0;
+    let crypto = QuicServerConfig::try_from(tls).map_err(|error| certificate(&error))?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(PAYLOAD_STREAMS_MAX))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .send_window(u64::from(CONNECTION_WINDOW_BYTES))
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("a few seconds fit")))
+        .keep_alive_interval(Some(KEEP_ALIVE));
+    server.transport_config(Arc::new(transport)).max_incoming(CONNECTIONS_MAX);
+    Ok(server)
+}
+
+/// Accepts connections until the endpoint is closed.
+pub async fn accept(endpoint: Endpoint, host: Host) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    while let Some(incoming) = endpoint.accept().await {
+        if connections.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
+            warn!(max = CONNECTIONS_MAX, code = "CODA1008", "too many connections, refusing one");
+            incoming.refuse();
+            continue;
+        }
+        connections.fetch_add(1, Ordering::Relaxed);
+        let (host, connections) = (host.clone(), connections.clone());
+        tokio::spawn(async move {
+            if let Ok(Ok(connection)) = timeout(HELLO_TIMEOUT, async { incoming.await }).await {
+                serve(connection, host).await;
+            }
+            connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// A connection from hello to end.
+async fn serve(connection: Connection, host: Host) {
+    let peer = connection.remote_address();
+    match timeout(HELLO_TIMEOUT, greet(&connection, &host)).await {
+        Ok(Ok(greeted)) => connection::open(connection, host, greeted).await,
+        Ok(Err(Greeting::Frame(error))) => close_for(&connection, &error),
+        Ok(Err(Greeting::Gone)) => {}
+        // It can try again: the node may be looking for a leader.
+        Err(_) => {
+            debug!(%peer, "no hello or no leader in time");
+            connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"no leader yet, try again");
+        }
+    }
+}
+
+/// Logs once, with the code that the peer sees too.
+pub fn close_for(connection: &Connection, error: &FrameError) {
+    warn!(peer = %connection.remote_address(), code = error.code(), %error, "closing a connection");
+    connection.close(VarInt::from_u32(error.close_code()), error.to_string().as_bytes());
+}
+
+enum Greeting {
+    Frame(FrameError),
+    Gone,
+}
+
+impl From<FrameError> for Greeting {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
+    }
+}
+
+/// A client that said hello and was welcomed.
+pub struct Greeted {
+    pub send: SendStream,
+    pub recv: RecvStream,
+    pub buffer: BytesMut,
+    pub hello: Hello,
+    pub router: Router,
+}
+
+/// Reads the hello, waits for a leader, says welcome: whoever is welcome can be served.
+async fn greet(connection: &Connection, host: &Host) -> Result<Greeted, Greeting> {
+    let (mut send, mut recv) = connection.accept_bi().await.map_err(|_| Greeting::Gone)?;
+    let mut buffer = BytesMut::new();
+    let frame = loop {
+        if let Some(frame) = Frame::take(&mut buffer)? {
+            break frame;
+        }
+        let chunk = recv.read_chunk(READ_BYTES, true).await.ok().flatten().ok_or(Greeting::Gone)?;
+        buffer.extend_from_slice(&chunk.bytes);
+    };
+    let Frame::Hello { versions, hello } = frame else { return Err(FrameError::NotCoda.into()) };
+    let mismatch = FrameError::VersionMismatch { ours: WIRE_VERSIONS, theirs: versions };
+    let version = agree(WIRE_VERSIONS, versions).ok_or(mismatch)?;
+    let mut led = host.led.clone();
+    let router = led.wait_for(Option::is_some).await.map_err(|_| Greeting::Gone)?.clone().expect("waited for");
+    let welcome = Welcome {
+        version,
+        node: host.node,
+        incarnation: host.incarnation,
+        server: concat!("coda/", env!("CARGO_PKG_VERSION")).into(),
+    };
+    let mut out = Vec::new();
+    Frame::Welcome(welcome).encode(&mut out);
+    send.write_all(&out).await.map_err(|_| Greeting::Gone)?;
+    Ok(Greeted { send, recv, buffer, hello, router })
+}
+
+/// Tells every client to come back, to this node's successor or another.
+pub fn send_away(sessions: &Sessions, why: &'static str) {
+    let all = sessions.all();
+    if !all.is_empty() {
+        info!(sessions = all.len(), why, "sending sessions away");
+    }
+    for one in all {
+        one.connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), why.as_bytes());
+    }
+}

@@ -1,0 +1,147 @@
+//! Leadership is the lifetime of this actor: what it owns exists while this node leads the group, and no flag says so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use coda_engine::recover::recover;
+use coda_raft_store::group::Group;
+use coda_raft_store::store::NodeStore;
+use parking_lot::RwLock;
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use crate::clock::Clock;
+use crate::messages::{AbortOnDrop, LeaderMsg, SupervisorMsg};
+use crate::proposer::{self, ProposerLoop};
+use crate::queue::Queue;
+use crate::router::{Router, Shared};
+use crate::sessions::Sessions;
+use crate::timer::Timer;
+use crate::workflow::{Workflow, WorkflowState};
+
+/// Where sessions find the leader: set once it has recovered, unset when it ends.
+pub type Led = watch::Sender<Option<Router>>;
+
+pub struct Leader;
+
+pub struct LeaderArgs {
+    pub group: Group,
+    pub store: NodeStore,
+    pub term: u64,
+    pub sessions: Sessions,
+    pub clock: Arc<dyn Clock>,
+    pub supervisor: ActorRef<SupervisorMsg>,
+    pub led: Arc<Led>,
+}
+
+pub struct LeaderState {
+    router: Router,
+    led: Arc<Led>,
+    _proposer: AbortOnDrop,
+}
+
+impl Actor for Leader {
+    type Msg = LeaderMsg;
+    type State = LeaderState;
+    type Arguments = LeaderArgs;
+
+    async fn pre_start(&self, me: ActorRef<LeaderMsg>, args: LeaderArgs) -> Result<LeaderState, ActorProcessingErr> {
+        let (proposer, inbox) = proposer::channel();
+        let timer = Timer::start(&me, proposer.clone(), args.clock.clone()).await?;
+        let router = Router {
+            shared: Arc::new(Shared {
+                group: args.group.clone(),
+                store: args.store,
+                term: args.term,
+                counters: Default::default(),
+                sessions: args.sessions,
+                waiters: Default::default(),
+                proposer,
+                leader: me.clone(),
+                timer,
+                supervisor: args.supervisor,
+                queues: RwLock::new(BTreeMap::new()),
+                workflows: RwLock::new(BTreeMap::new()),
+            }),
+        };
+        let turns = ProposerLoop::new(inbox, args.group.clone(), args.clock, router.clone());
+        let lead = lead(args.group, args.term, router.clone(), args.led.clone(), turns);
+        let task = tokio::spawn(async move {
+            let why = lead.await;
+            drop(me.cast(LeaderMsg::ProposerEnded(why)));
+        });
+        Ok(LeaderState { router, led: args.led, _proposer: AbortOnDrop(task) })
+    }
+
+    async fn handle(&self, me: ActorRef<LeaderMsg>, message: LeaderMsg, state: &mut LeaderState) -> Result<(), ActorProcessingErr> {
+        let shared = &state.router.shared;
+        match message {
+            LeaderMsg::ProposerEnded(why) => me.stop(Some(why.into())),
+            LeaderMsg::Queue { queue, reply } => {
+                let known = shared.queues.read().get(&queue).cloned();
+                let handle = match known {
+                    Some(handle) => handle,
+                    None => {
+                        let handle = Queue::start(&me, shared.proposer.clone()).await?;
+                        shared.queues.write().insert(queue, handle.clone());
+                        handle
+                    }
+                };
+                drop(reply.send(handle));
+            }
+            LeaderMsg::Workflow { workflow, reply } => {
+                let known = shared.workflows.read().get(&workflow).cloned();
+                let actor = match known {
+                    Some(actor) => actor,
+                    None => {
+                        let actor = Workflow::start(
+                            &me,
+                            WorkflowState {
+                                group: shared.group.clone(),
+                                sessions: shared.sessions.clone(),
+                                proposer: shared.proposer.clone(),
+                            },
+                        )
+                        .await?;
+                        shared.workflows.write().insert(workflow, actor.clone());
+                        actor
+                    }
+                };
+                drop(reply.send(actor));
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(&self, me: ActorRef<LeaderMsg>, event: SupervisionEvent, _: &mut LeaderState) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(who, why) => {
+                error!(actor = %who.get_id(), %why, "an actor of the leader failed, leading anew");
+                me.stop(Some("an actor failed".into()));
+            }
+            SupervisionEvent::ActorTerminated(..)
+            | SupervisionEvent::ActorStarted(_)
+            | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<LeaderMsg>, state: &mut LeaderState) -> Result<(), ActorProcessingErr> {
+        state.led.send_replace(None);
+        Ok(())
+    }
+}
+
+/// Waits until all of earlier terms is applied, derives from state what effects would have said, then proposes.
+async fn lead(group: Group, term: u64, router: Router, led: Arc<Led>, turns: ProposerLoop) -> &'static str {
+    if let Err(error) = group.linearize().await {
+        info!(%error, term, "leadership ended before it began");
+        return "leadership ended before it began";
+    }
+    let (position, effects) = router.read(|view, position| (position, recover(view, group.id())));
+    info!(term, index = position.index, effects = effects.len(), "leading");
+    router.effects(position, effects).await;
+    led.send_replace(Some(router));
+    turns.run().await
+}

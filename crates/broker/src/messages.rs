@@ -1,0 +1,67 @@
+//! Everything actors say to each other, on one page.
+
+use coda_engine::entry::Lane;
+use coda_protocol::ids::{LeaseId, Name, RunId, SessionId, Timestamp};
+use coda_protocol::push::{RunLease, StepEnded};
+use ractor::{ActorRef, RpcReplyPort};
+use tokio::task::JoinHandle;
+
+use crate::queue::QueueHandle;
+
+/// To the root: what happens to sessions, groups and the node.
+pub enum SupervisorMsg {
+    /// This node leads the group in this term, or does not any more.
+    Leadership { leads: Option<u64> },
+    /// A connection ended; `goodbye` when its session ended with it.
+    SessionClosed { session: SessionId, goodbye: bool },
+    /// The session holds leases and is not connected.
+    SessionAway { session: SessionId },
+    /// Its time to come back is over.
+    GraceOver { session: SessionId },
+    /// Somebody saw the session's process die.
+    EndSession { session: SessionId },
+    Shutdown(RpcReplyPort<()>),
+}
+
+/// To the leader of a group.
+pub enum LeaderMsg {
+    /// The proposer ended: leadership is over, or it failed.
+    ProposerEnded(&'static str),
+    /// A worker's first subscription to a queue, or a lane of one that nobody serves, needs its actor.
+    Queue { queue: Name, reply: RpcReplyPort<QueueHandle> },
+    Workflow { workflow: Name, reply: RpcReplyPort<ActorRef<WorkflowMsg>> },
+}
+
+/// To a queue's actor. Subscriptions and credits come from outside, without a bound, and so not through a mailbox:
+/// sessions use [`crate::queue::QueueHandle`].
+pub enum QueueMsg {
+    LaneReady(Lane),
+}
+
+/// To the actor of a workflow name.
+pub enum WorkflowMsg {
+    Leased { session: SessionId, lease: RunLease, has_memo: bool },
+    Resumed { session: SessionId, run: RunId, lease: LeaseId },
+    StepEnded { session: SessionId, step: StepEnded },
+}
+
+/// To the timer of a group.
+pub enum TimerMsg {
+    WakeAt(Timestamp),
+    Fire,
+}
+
+/// To the actor of a connection.
+pub enum SessionMsg {
+    /// The reader or the writer ended.
+    Ended,
+}
+
+/// Ends a task when its owner goes.
+pub struct AbortOnDrop(pub JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,201 @@
+//! A node: everything built in dependency order, and taken down in the other. Start reading here.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use coda_protocol::ids::{GroupId, NodeId};
+use coda_raft_store::error::StoreError;
+use coda_raft_store::group::{Group, GroupOptions};
+use coda_raft_store::peers::NoPeers;
+use coda_raft_store::store::{NodeStore, StoreOptions};
+use ractor::{Actor, ActorRef};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::clock::{Clock, SystemClock};
+pub use crate::config::NodeConfig;
+use crate::config::SHUTDOWN_TIMEOUT;
+use crate::endpoint::{self, EndpointError, Host};
+use crate::messages::SupervisorMsg;
+use crate::sessions::Sessions;
+use crate::supervisor::{Supervisor, SupervisorArgs};
+use crate::tls::{self, TlsError};
+
+/// The one data group of a node that runs alone.
+const GROUP: GroupId = GroupId(1);
+const NODE: NodeId = NodeId(1);
+
+/// A running node.
+pub struct Node {
+    address: SocketAddr,
+    ca_path: PathBuf,
+    client_json: PathBuf,
+    endpoint: quinn::Endpoint,
+    accepting: JoinHandle<()>,
+    watching: JoinHandle<()>,
+    supervisor: ActorRef<SupervisorMsg>,
+    group: Group,
+    store: NodeStore,
+    failed: watch::Receiver<Option<String>>,
+}
+
+/// Why a node did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("cannot use the folder {}: {why}", path.display())]
+    Folder { path: PathBuf, why: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot start the group: {0}")]
+    Group(String),
+    #[error("cannot start the supervisor: {0}")]
+    Supervisor(#[from] ractor::SpawnErr),
+}
+
+impl StartError {
+    /// The stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Folder { .. } => "CODA4201",
+            Self::Tls(_) => "CODA4202",
+            Self::Endpoint(_) => "CODA4203",
+            Self::Store(error) => error.code(),
+            Self::Group(_) => "CODA4204",
+            Self::Supervisor(_) => "CODA4205",
+        }
+    }
+}
+
+impl Node {
+    /// Opens the data folder, joins its group, and serves clients.
+    ///
+    /// # Errors
+    /// [`StartError`], with a stable code.
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        let dir = config.data_dir.clone();
+        fs::create_dir_all(&dir).map_err(|why| StartError::Folder { path: dir.clone(), why })?;
+
+        // The store first: its lock keeps a second process out before anything is touched.
+        let store = NodeStore::open(dir.join("db"), StoreOptions { sync_delay: config.sync_delay })?;
+        let identity = tls::load_or_make(&dir.join("certs"))?;
+        let ca_path = identity.ca_path.clone();
+        let endpoint = endpoint::open(config.listen, identity)?;
+        let address = endpoint.local_addr().map_err(|why| EndpointError::Bind { address: config.listen, why })?;
+
+        let group = Group::start(store.clone(), GroupOptions::new(GROUP, NODE), Arc::new(NoPeers)).await?;
+        group.initialize_single().await.map_err(|error| StartError::Group(error.to_string()))?;
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (incarnation, started) = (clock.now().0, clock.instant());
+        let sessions = Sessions::default();
+        let (led, led_watch) = watch::channel(None);
+        let (failed_tell, failed) = watch::channel(None);
+        let args = SupervisorArgs {
+            group: group.clone(),
+            store: store.clone(),
+            sessions: sessions.clone(),
+            clock,
+            led: Arc::new(led),
+            failed: failed_tell.clone(),
+        };
+        let (supervisor, _) = Actor::spawn(None, Supervisor, args).await?;
+        let watching = tokio::spawn(watch_leadership(group.clone(), supervisor.clone(), failed_tell));
+        let host = Host {
+            node: NODE,
+            incarnation,
+            started,
+            sessions,
+            supervisor: supervisor.clone(),
+            led: led_watch.clone(),
+        };
+        let accepting = tokio::spawn(endpoint::accept(endpoint.clone(), host));
+
+        let client_json = dir.join("client.json");
+        write_client_json(&client_json, address).map_err(|why| StartError::Folder { path: client_json.clone(), why })?;
+        let mut led = led_watch;
+        // Ready means ready: a client that connects now is served.
+        drop(led.wait_for(Option::is_some).await);
+        info!(%address, data = %dir.display(), "ready");
+        Ok(Self { address, ca_path, client_json, endpoint, accepting, watching, supervisor, group, store, failed })
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What clients verify the node with.
+    #[must_use]
+    pub fn ca_path(&self) -> &Path {
+        &self.ca_path
+    }
+
+    /// Where clients in this folder find the node.
+    #[must_use]
+    pub fn client_json(&self) -> &Path {
+        &self.client_json
+    }
+
+    /// Resolves if the node cannot go on; says why.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        match failed.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => "the supervisor failed".into(),
+        }
+    }
+
+    /// Stops cleanly: sessions are told to come back, what is in flight ends, the store is flushed and closed.
+    pub async fn shutdown(self) {
+        self.accepting.abort();
+        self.watching.abort();
+        if ractor::call!(self.supervisor, SupervisorMsg::Shutdown).is_err() {
+            warn!("the supervisor was gone before the shutdown");
+        }
+        self.endpoint.close(quinn::VarInt::from_u32(coda_protocol::frame::CLOSE_SHUTDOWN), b"the node is shutting down");
+        drop(timeout(SHUTDOWN_TIMEOUT, self.endpoint.wait_idle()).await);
+        drop(self.supervisor.stop_and_wait(None, Some(SHUTDOWN_TIMEOUT)).await);
+        self.group.shutdown().await;
+        // The store closes once nobody holds it.
+        drop(self.group);
+        if let Err(error) = self.store.close() {
+            warn!(%error, "the store did not close cleanly; nothing acknowledged is lost");
+        }
+        info!("stopped");
+    }
+}
+
+/// Turns changes of leadership into messages to the root.
+async fn watch_leadership(group: Group, supervisor: ActorRef<SupervisorMsg>, failed: watch::Sender<Option<String>>) {
+    let mut leadership = group.leadership();
+    loop {
+        let leads = {
+            let now = leadership.borrow_and_update();
+            if let Some(why) = &now.failure {
+                failed.send_replace(Some(why.clone()));
+            }
+            now.is_me.then_some(now.term)
+        };
+        if supervisor.cast(SupervisorMsg::Leadership { leads }).is_err() || leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Lets clients in this folder find the node. Relative paths, so that the folder can move.
+fn write_client_json(path: &Path, address: SocketAddr) -> std::io::Result<()> {
+    let text = serde_json::json!({ "address": address.to_string(), "ca": "certs/ca.pem" }).to_string();
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, text)?;
+    fs::rename(temporary, path)
+}

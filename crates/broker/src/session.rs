@@ -1,0 +1,156 @@
+//! One connection of a client or worker: what it says becomes commands, questions and credits.
+//!
+//! The struct [`Session`] decides on frames and knows no socket; the actor beside it owns the connection's tasks, so
+//! that a panic in any of them closes that connection and nothing else.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use coda_engine::command::Command;
+use coda_protocol::frame::{Frame, FrameError};
+use coda_protocol::ids::{Name, NodeId, Position, SessionId, Work};
+use coda_protocol::limits::{REQUESTS_IN_FLIGHT_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
+use coda_protocol::reject::{Refusal, Reject, Unavailable};
+use coda_protocol::reply::Reply;
+use coda_protocol::request::{Credit, Request, Subscribe};
+use parking_lot::Mutex;
+use ractor::ActorRef;
+use tokio::time::Instant;
+
+use crate::describe;
+use crate::dispatch::Epoch;
+use crate::messages::SupervisorMsg;
+use crate::outbox::Outbox;
+use crate::proposer::ReplyTo;
+use crate::queue::QueueHandle;
+use crate::router::Router;
+
+/// What a connection's requests are answered with.
+pub struct Session {
+    pub id: SessionId,
+    pub epoch: Epoch,
+    pub outbox: Outbox,
+    /// The leader at the time of the handshake: when it ends, so does the connection.
+    pub router: Router,
+    pub supervisor: ActorRef<SupervisorMsg>,
+    pub node: NodeId,
+    pub node_started: Instant,
+    /// The queues it serves.
+    pub queues: Mutex<BTreeMap<Name, QueueHandle>>,
+}
+
+impl Session {
+    /// Acts on a frame.
+    ///
+    /// # Errors
+    /// [`FrameError`]: the connection must be closed.
+    pub async fn on_frame(&self, frame: Frame) -> Result<(), FrameError> {
+        match frame {
+            Frame::Request { id, request } => {
+                self.on_request(id, request).await;
+                if self.outbox.is_overrun() {
+                    return Err(FrameError::TooMany { what: "unread bytes", max: crate::config::OUTBOX_BYTES_MAX });
+                }
+                Ok(())
+            }
+            Frame::Hello { .. } => Err(FrameError::Unexpected { what: "a second hello" }),
+            Frame::Welcome(_) => Err(FrameError::Unexpected { what: "a welcome" }),
+            Frame::Answer { .. } => Err(FrameError::Unexpected { what: "an answer" }),
+            Frame::Push(_) => Err(FrameError::Unexpected { what: "a push" }),
+        }
+    }
+
+    async fn on_request(&self, id: u64, request: Request) {
+        let reply = match id {
+            0 => ReplyTo::Nobody,
+            id => {
+                let reply = ReplyTo::Session { session: self.id, epoch: self.epoch, outbox: self.outbox.clone(), id };
+                if self.outbox.expect_answer() > REQUESTS_IN_FLIGHT_MAX {
+                    return reply.refuse(Unavailable::Overloaded { retry_after_ms: crate::config::RETRY_AFTER_MS });
+                }
+                reply
+            }
+        };
+        match request {
+            Request::StartRun(start) => self.command(Command::StartRun(start), reply),
+            Request::SubmitTask(submit) => self.command(Command::SubmitTask(submit), reply),
+            Request::AwaitRun(run) => self.router.shared.proposer.wait_for(Work::Run(run), reply),
+            Request::AwaitTask(task) => self.router.shared.proposer.wait_for(Work::Task(task), reply),
+            Request::Subscribe(subscribe) => self.subscribe(subscribe, reply).await,
+            Request::Credit(credit) => self.credit(&credit),
+            Request::Resume(resume) => {
+                self.command(Command::ResumeSession { session: self.id, held: resume.held }, reply);
+            }
+            Request::Spawn(spawn) => self.command(Command::Spawn(spawn), reply),
+            Request::RecordStep(record) => self.command(Command::RecordStep(record), reply),
+            Request::CompleteTask(complete) => self.command(Command::CompleteTask(complete), reply),
+            Request::CompleteRun(complete) => self.command(Command::CompleteRun(complete), reply),
+            Request::Release(release) => self.command(Command::Release(release), reply),
+            Request::ParkRun(park) => self.command(Command::ParkRun(park), reply),
+            Request::EndSession(session) => {
+                drop(self.supervisor.cast(SupervisorMsg::EndSession { session }));
+                self.command(Command::EndSession { session }, reply);
+            }
+            Request::ListQueues => answer(reply, describe::queues(&self.router)),
+            Request::DescribeQueue(name) => answer(reply, describe::queue(&self.router, &name)),
+            Request::PauseQueue(queue) => self.command(Command::PauseQueue { queue }, reply),
+            Request::UnpauseQueue(queue) => self.command(Command::UnpauseQueue { queue }, reply),
+            Request::DescribeRun(run) => answer(reply, describe::run(&self.router, run)),
+            Request::DescribeTask(task) => answer(reply, describe::task(&self.router, task)),
+            Request::DescribeNode => answer(reply, describe::node(&self.router, self.node, self.uptime())),
+        }
+    }
+
+    /// Refuses here what the engine would refuse anyway, then proposes.
+    fn command(&self, command: Command, reply: ReplyTo) {
+        match command.check() {
+            Ok(()) => self.router.shared.proposer.command(command, reply),
+            Err(reject) => reply.refuse(reject),
+        }
+    }
+
+    async fn subscribe(&self, subscribe: Subscribe, reply: ReplyTo) {
+        if let Err(reject) = describe::check_subscribe(&subscribe) {
+            return reply.refuse(reject);
+        }
+        let known = self.queues.lock().get(&subscribe.queue).cloned();
+        let queue = match known {
+            Some(queue) => queue,
+            None if self.queues.lock().len() >= SUBSCRIPTIONS_PER_SESSION_MAX => {
+                let max = SUBSCRIPTIONS_PER_SESSION_MAX as u64;
+                return reply.refuse(Reject::TooMany { what: "queues".into(), count: max + 1, max });
+            }
+            None => match self.router.queue(&subscribe.queue).await {
+                Some(queue) => queue,
+                None => return reply.refuse(Unavailable::NotLeader { leader: None }),
+            },
+        };
+        self.queues.lock().insert(subscribe.queue.clone(), queue.clone());
+        queue.subscribe(self.id, self.epoch, subscribe);
+        reply.answer(Position::default(), Ok(Reply::Done));
+    }
+
+    /// A credit for a queue that is not served means nothing.
+    fn credit(&self, credit: &Credit) {
+        if let Some(queue) = self.queues.lock().get(&credit.queue) {
+            queue.credit(self.id, self.epoch, credit);
+        }
+    }
+
+    /// Whether it ever offered to work: only then can it hold leases.
+    #[must_use]
+    pub fn is_worker(&self) -> bool {
+        !self.queues.lock().is_empty()
+    }
+
+    fn uptime(&self) -> Duration {
+        self.node_started.elapsed()
+    }
+}
+
+fn answer(reply: ReplyTo, described: Result<(Position, Reply), Reject>) {
+    match described {
+        Ok((position, described)) => reply.answer(position, Ok(described)),
+        Err(reject) => reply.refuse(Refusal::Reject(reject)),
+    }
+}

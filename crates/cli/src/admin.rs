@@ -1,0 +1,65 @@
+//! `coda-admin`: what an operator types.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::args::Global;
+use crate::entry::{self, Ended};
+use crate::errors::Exit;
+use crate::{admin_node, queue};
+
+/// Operate Coda: see what nodes and queues do, and hold queues while you work on what they feed.
+#[derive(Parser, Debug)]
+#[command(
+    name = "coda-admin",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  coda-admin node status                    version, groups and totals of the node that answers
+  coda-admin queue pause emails             hand out nothing more; what runs goes on
+  coda-admin queue list -o json             for scripts
+
+Exit statuses are those of `coda`: see `coda help exit-codes`."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// See and hold queues
+    #[command(subcommand, visible_alias = "queues")]
+    Queue(queue::AdminCommand),
+    /// See what a node does
+    #[command(subcommand, visible_alias = "nodes")]
+    Node(admin_node::NodeCommand),
+    /// Print shell completions
+    #[command(after_help = "\
+Examples:
+  coda-admin completions bash > ~/.local/share/bash-completion/completions/coda-admin")]
+    Completions { shell: Shell },
+}
+
+pub fn main() -> ExitCode {
+    let (cli, _) = entry::parse::<Cli>(Cli::command());
+    entry::log_if_asked();
+    entry::finish(dispatch(cli))
+}
+
+fn dispatch(cli: Cli) -> Ended {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Queue(command) => entry::on_this_thread(queue::admin(command, &global)),
+        Command::Node(command) => entry::on_this_thread(admin_node::node(command, &global)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "coda-admin", &mut std::io::stdout());
+            Ok(Exit::Ok)
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A command's connection to the cluster, and its deadline.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use coda_client::{ClientError, ConnectOptions, Link};
+use coda_protocol::ids::SessionId;
+use coda_protocol::payload::WorkOutcome;
+use coda_protocol::reply::Reply;
+use coda_protocol::request::Request;
+use indicatif::ProgressBar;
+
+use crate::args::Global;
+use crate::errors::CliError;
+
+/// How long a command that awaits nothing tries before it gives up.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// A wait that lasts this long shows that something is still alive.
+const SPINNER_TICK: Duration = Duration::from_millis(120);
+
+pub struct Cluster {
+    link: Link,
+    started: Instant,
+    timeout: Option<Duration>,
+}
+
+impl Cluster {
+    pub async fn connect(global: &Global) -> Result<Self, CliError> {
+        let started = Instant::now();
+        let mut options = options(global)?;
+        options.connect_timeout = global.timeout.unwrap_or(TIMEOUT_DEFAULT);
+        let (link, _) = Link::open(options).await?;
+        Ok(Self { link, started, timeout: global.timeout })
+    }
+
+    /// Asks what is answered promptly.
+    pub async fn ask(&self, request: Request) -> Result<Reply, CliError> {
+        let left = self.timeout.unwrap_or(TIMEOUT_DEFAULT).saturating_sub(self.started.elapsed());
+        let (reply, _) = self.link.request_within(request, left).await?;
+        Ok(reply)
+    }
+
+    /// Waits for the end of a run or task, without limit unless the user set one.
+    pub async fn wait(&self, request: Request, what: &str, id: &str) -> Result<WorkOutcome, CliError> {
+        // Draws nothing where standard error is not a terminal.
+        let spinner = ProgressBar::new_spinner().with_message(format!("waiting for {what} {id}"));
+        spinner.enable_steady_tick(SPINNER_TICK);
+        let answered = match self.timeout {
+            Some(timeout) => self.link.request_within(request, timeout.saturating_sub(self.started.elapsed())).await,
+            None => self.link.request(request).await,
+        };
+        spinner.finish_and_clear();
+        match answered {
+            Ok((Reply::Ended(outcome), _)) => Ok(outcome),
+            Ok(_) => Err(ClientError::UnexpectedReply { expected: "Ended" }.into()),
+            Err(ClientError::Deadline { .. }) => {
+                Err(CliError::still_running(what, id, self.started.elapsed().as_millis()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Says goodbye, so that the node need not wait to find out.
+    pub async fn close(self) {
+        self.link.close().await;
+    }
+}
+
+/// Flags and environment first, else the nearest `.coda/client.json`; always under a session of its own.
+pub fn options(global: &Global) -> Result<ConnectOptions, CliError> {
+    let address = global.address.as_deref().filter(|address| !address.is_empty());
+    let ca = global.ca.as_deref().filter(|ca| !ca.is_empty()).map(Path::new);
+    let mut options = match (address, ca) {
+        (Some(address), Some(ca)) => ConnectOptions::new(address, read_ca(ca)?)?,
+        (address, ca) => {
+            let mut found = ConnectOptions::discover()?;
+            if let Some(address) = address {
+                found.addresses = ConnectOptions::new(address, Vec::new())?.addresses;
+            }
+            if let Some(ca) = ca {
+                found.ca_pem = read_ca(ca)?;
+            }
+            found
+        }
+    };
+    // A command that a worker runs inherits the worker's CODA_SESSION, and must not pose as it.
+    options.session = SessionId::random();
+    options.agent = concat!("coda-cli/", env!("CARGO_PKG_VERSION")).into();
+    Ok(options)
+}
+
+fn read_ca(path: &Path) -> Result<Vec<u8>, CliError> {
+    let unreadable = |error: std::io::Error| ClientError::Unreadable {
+        path: path.display().to_string(),
+        why: error.to_string(),
+        named_by: "--ca or CODA_CA".to_owned(),
+    };
+    Ok(std::fs::read(path).map_err(unreadable)?)
+}

@@ -1,0 +1,487 @@
+//! What a worker holds: its leases, the slots they take, the memo pages that are still coming, the steps it awaits.
+//!
+//! A plain struct that decides; [`crate::worker_link`] sends and receives. Free slots are offered as the difference
+//! between what is free and what the node already knows of, so that no lost frame can make the two disagree for long.
+//!
+//! ```text
+//!              push ──▶ (assembling) ──▶ ACTIVE ──complete/release──▶ ENDING ──answer──▶ gone
+//!                            │            │  ▲ └──lost──▶ LOST ──abandon──▶ gone
+//!                        disconnect    park  not idle
+//!                            ▼            ▼  │
+//!                          gone          PARKING ──answer──▶ gone
+//! ```
+
+use std::collections::{HashMap, HashSet};
+
+use coda_protocol::frame::Frame;
+use coda_protocol::ids::{LeaseId, Position, RunId, Work, WorkKind, check_name};
+use coda_protocol::limits::{
+    CREDIT_MAX, LEASES_PER_SESSION_MAX, SUBSCRIPTION_NAMES_MAX, SUBSCRIPTIONS_PER_SESSION_MAX,
+};
+use coda_protocol::payload::WorkOutcome;
+use coda_protocol::push::{MemoPage, Push, RunLease, StepEnded};
+use coda_protocol::reply::{Reply, StepState};
+use coda_protocol::request::{Credit, Request, Resume, StepKey, Subscribe};
+use tracing::{debug, warn};
+
+use crate::error::ClientError;
+use crate::link::Answered;
+use crate::options::PROMPT_IN_FLIGHT_MAX;
+use crate::worker_link::WorkerEvent;
+
+/// What a worker executes from one queue, and how much of it at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    pub subscribe: Subscribe,
+    pub task_slots: u32,
+    pub run_slots: u32,
+}
+
+/// One lease of one piece of work. Lease ids alone are unique only within a group.
+pub(crate) type Hold = (Work, LeaseId);
+
+/// What a request of the worker does to what it holds.
+#[derive(Debug)]
+pub(crate) enum Intent {
+    /// Nothing.
+    Ask,
+    Resume,
+    Spawn { hold: Hold, keys: Vec<StepKey> },
+    Record { hold: Hold },
+    /// Completed or released.
+    End { hold: Hold },
+    Park { hold: Hold },
+}
+
+/// What to do with a request now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Send,
+    /// Not before the run's spawns are answered: it must not overtake them.
+    Defer,
+    /// The lease has ended before: there is nothing to say to the node.
+    Superseded,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Active,
+    Parking,
+    /// The end was sent; its slot is free again.
+    Ending,
+    Lost,
+}
+
+#[derive(Debug)]
+struct Held<P> {
+    line: usize,
+    state: State,
+    /// A run whose memo is not complete yet: the user has not seen it.
+    assembling: Option<Box<Assembling>>,
+    /// Steps that were spawned and have not ended.
+    pending: HashSet<StepKey>,
+    /// Spawns and records without an answer.
+    unanswered: u32,
+    deferred: Option<P>,
+}
+
+#[derive(Debug)]
+struct Assembling {
+    lease: RunLease,
+    pages_left: u32,
+    memo: Vec<(StepKey, WorkOutcome)>,
+}
+
+/// A queue that is served. Arrays are indexed by [`WorkKind`].
+#[derive(Debug)]
+struct Line {
+    subscribe: Subscribe,
+    slots: [u32; 2],
+    taken: [u32; 2],
+    /// Credit that the node has and has not used.
+    offered: [u32; 2],
+}
+
+impl Line {
+    fn offer(&self, kind: usize) -> u32 {
+        self.slots[kind].saturating_sub(self.taken[kind]).min(CREDIT_MAX)
+    }
+}
+
+/// `P` is a request that waits until it may be sent.
+#[derive(Debug)]
+pub(crate) struct Leases<P> {
+    lines: Vec<Line>,
+    held: HashMap<Hold, Held<P>>,
+    draining: bool,
+}
+
+impl<P> Leases<P> {
+    pub(crate) fn new(served: Vec<Served>) -> Result<Self, ClientError> {
+        check(&served)?;
+        let line = |served: Served| {
+            let run_slots = if served.subscribe.workflows.is_empty() { 0 } else { served.run_slots };
+            let task_slots = if served.subscribe.tasks.is_empty() { 0 } else { served.task_slots };
+            Line { subscribe: served.subscribe, slots: [task_slots, run_slots], taken: [0; 2], offered: [0; 2] }
+        };
+        Ok(Self { lines: served.into_iter().map(line).collect(), held: HashMap::new(), draining: false })
+    }
+
+    /// Whether free slots exist that the node does not know of.
+    pub(crate) fn owes_credit(&self) -> bool {
+        let owes = |line: &Line| (0..2).any(|i| line.offer(i) > line.offered[i]);
+        !self.draining && self.lines.iter().any(owes)
+    }
+
+    /// Leases that the user has and has not ended.
+    pub(crate) fn count(&self) -> usize {
+        let with_user = |held: &&Held<P>| held.assembling.is_none() && held.state != State::Ending;
+        self.held.values().filter(with_user).count()
+    }
+
+    /// What a new connection says first. The node knows of no credit then.
+    pub(crate) fn greeting(&mut self) -> Vec<Request> {
+        let kept = |held: &Held<P>| held.state != State::Lost;
+        let mut leases: Vec<_> = self.held.iter().filter(|(_, held)| kept(held)).map(|((_, lease), _)| *lease).collect();
+        leases.sort_unstable();
+        let mut greeting = vec![Request::Resume(Resume { held: leases })];
+        for line in &mut self.lines {
+            line.offered = [0; 2];
+            if !self.draining {
+                greeting.push(Request::Subscribe(line.subscribe.clone()));
+            }
+        }
+        greeting
+    }
+
+    /// Offers every free slot that the node does not know of.
+    pub(crate) fn credits(&mut self, out: &mut Vec<u8>) {
+        if self.draining {
+            return;
+        }
+        for line in &mut self.lines {
+            for kind in [WorkKind::Task, WorkKind::Run] {
+                let i = kind as usize;
+                let slots = line.offer(i).saturating_sub(line.offered[i]);
+                if slots > 0 {
+                    line.offered[i] += slots;
+                    let credit = Credit { queue: line.subscribe.queue.clone(), kind, slots };
+                    Frame::Request { id: 0, request: Request::Credit(credit) }.encode(out);
+                }
+            }
+        }
+    }
+
+    /// Takes a push. `back` receives leases that are handed back at once.
+    pub(crate) fn on_push(&mut self, push: Push, events: &mut Vec<WorkerEvent>, back: &mut Vec<Hold>) {
+        match push {
+            Push::Task(lease) => {
+                if self.lease((Work::Task(lease.task), lease.lease), &lease.queue, back).is_some() {
+                    events.push(WorkerEvent::TaskStart(lease));
+                }
+            }
+            Push::Run(lease) => {
+                let Some(held) = self.lease((Work::Run(lease.run), lease.lease), &lease.queue, back) else { return };
+                if lease.memo_pages == 0 {
+                    events.push(WorkerEvent::RunStart { lease, memo: Vec::new() });
+                } else {
+                    let pages_left = lease.memo_pages;
+                    held.assembling = Some(Box::new(Assembling { lease, pages_left, memo: Vec::new() }));
+                }
+            }
+            Push::Memo(page) => self.on_memo(page, events),
+            Push::Step(step) => self.on_step(step, events),
+            Push::LeaseLost { work, lease } => self.on_lost((work, lease), events),
+        }
+    }
+
+    /// Takes a slot, unless the lease is known or unwanted.
+    fn lease(&mut self, hold: Hold, queue: &str, back: &mut Vec<Hold>) -> Option<&mut Held<P>> {
+        if self.held.contains_key(&hold) {
+            debug!(?hold, "a lease was pushed again");
+            return None;
+        }
+        let Some(i) = self.lines.iter().position(|line| line.subscribe.queue == queue) else {
+            warn!(?hold, queue, "leased from a queue that is not served, handing it back");
+            back.push(hold);
+            return None;
+        };
+        let kind = hold.0.kind() as usize;
+        self.lines[i].offered[kind] = self.lines[i].offered[kind].saturating_sub(1);
+        if self.draining {
+            back.push(hold);
+            return None;
+        }
+        self.lines[i].taken[kind] += 1;
+        let held = Held {
+            line: i,
+            state: State::Active,
+            assembling: None,
+            pending: HashSet::new(),
+            unanswered: 0,
+            deferred: None,
+        };
+        Some(self.held.entry(hold).or_insert(held))
+    }
+
+    /// A page of a run that is being assembled, or what a resumed run may have missed.
+    fn on_memo(&mut self, page: MemoPage, events: &mut Vec<WorkerEvent>) {
+        let Some(held) = self.held.get_mut(&(Work::Run(page.run), page.lease)) else { return };
+        let Some(mut assembling) = held.assembling.take() else {
+            // The page's count may cover steps of later pages, which the user must not be said to have seen.
+            for (key, outcome) in page.items {
+                held.step_ended(page.run, page.lease, key, outcome, 0, events);
+            }
+            return;
+        };
+        assembling.memo.extend(page.items);
+        assembling.lease.steps_ended = assembling.lease.steps_ended.max(page.steps_ended);
+        assembling.pages_left -= 1;
+        if assembling.pages_left > 0 {
+            held.assembling = Some(assembling);
+            return;
+        }
+        events.push(WorkerEvent::RunStart { lease: assembling.lease, memo: assembling.memo });
+    }
+
+    fn on_step(&mut self, step: StepEnded, events: &mut Vec<WorkerEvent>) {
+        let StepEnded { run, lease, key, outcome, steps_ended } = step;
+        let Some(held) = self.held.get_mut(&(Work::Run(run), lease)) else { return };
+        if let Some(assembling) = &mut held.assembling {
+            assembling.memo.push((key, outcome));
+            assembling.lease.steps_ended = assembling.lease.steps_ended.max(steps_ended);
+            return;
+        }
+        held.step_ended(run, lease, key, outcome, steps_ended, events);
+    }
+
+    /// A lease that ends or parks anyway is not reported as lost: its answer says what became of it.
+    fn on_lost(&mut self, hold: Hold, events: &mut Vec<WorkerEvent>) {
+        let Some(held) = self.held.get_mut(&hold) else { return };
+        if held.assembling.is_some() {
+            self.forget(hold);
+        } else if held.state == State::Active {
+            held.state = State::Lost;
+            events.push(WorkerEvent::LeaseLost { work: hold.0, lease: hold.1 });
+        }
+    }
+
+    /// The node does not know these leases as ours any more.
+    fn on_resumed(&mut self, lost: Vec<LeaseId>, events: &mut Vec<WorkerEvent>) {
+        let lost: HashSet<LeaseId> = lost.into_iter().collect();
+        let mut holds: Vec<Hold> = self.held.keys().filter(|(_, lease)| lost.contains(lease)).copied().collect();
+        holds.sort_unstable();
+        holds.into_iter().for_each(|hold| self.on_lost(hold, events));
+    }
+
+    /// Runs whose pages were cut off are left to the node, which hands out what no resume names.
+    pub(crate) fn on_disconnected(&mut self) {
+        self.take_assembling();
+    }
+
+    /// No further work. Returns the runs that the user has not seen, and the queues to unsubscribe.
+    pub(crate) fn drain(&mut self) -> (Vec<Hold>, Vec<Subscribe>) {
+        self.draining = true;
+        let nothing = |line: &Line| Subscribe {
+            queue: line.subscribe.queue.clone(),
+            tasks: Vec::new(),
+            workflows: Vec::new(),
+        };
+        (self.take_assembling(), self.lines.iter().map(nothing).collect())
+    }
+
+    fn take_assembling(&mut self) -> Vec<Hold> {
+        let cut = self.held.iter().filter(|(_, held)| held.assembling.is_some());
+        let cut: Vec<Hold> = cut.map(|(hold, _)| *hold).collect();
+        cut.iter().for_each(|hold| self.forget(*hold));
+        cut
+    }
+
+    /// Before a request is sent.
+    pub(crate) fn begin(&mut self, intent: &Intent) -> Verdict {
+        match intent {
+            Intent::Ask | Intent::Resume => Verdict::Send,
+            Intent::Spawn { hold, keys } => {
+                if let Some(held) = self.held.get_mut(hold) {
+                    held.pending.extend(keys.iter().cloned());
+                    held.unanswered += 1;
+                }
+                Verdict::Send
+            }
+            Intent::Record { hold } => {
+                if let Some(held) = self.held.get_mut(hold) {
+                    held.unanswered += 1;
+                }
+                Verdict::Send
+            }
+            Intent::End { hold } => {
+                let Some(held) = self.held.get_mut(hold) else { return Verdict::Superseded };
+                if held.state == State::Ending || held.deferred.is_some() {
+                    return Verdict::Superseded;
+                }
+                if held.unanswered > 0 {
+                    return Verdict::Defer;
+                }
+                held.state = State::Ending;
+                self.lines[held.line].taken[hold.0.kind() as usize] -= 1;
+                Verdict::Send
+            }
+            Intent::Park { hold } => {
+                let Some(held) = self.held.get_mut(hold) else { return Verdict::Send };
+                if held.unanswered > 0 && held.deferred.is_none() {
+                    return Verdict::Defer;
+                }
+                if held.state == State::Active {
+                    held.state = State::Parking;
+                }
+                Verdict::Send
+            }
+        }
+    }
+
+    /// Keeps a request that [`Verdict::Defer`] holds back.
+    pub(crate) fn defer(&mut self, intent_hold: Hold, packet: P) {
+        if let Some(held) = self.held.get_mut(&intent_hold) {
+            held.deferred = Some(packet);
+        }
+    }
+
+    /// After a request is answered. Returns a request that may be sent now.
+    pub(crate) fn finish(&mut self, intent: &Intent, result: &mut Answered, events: &mut Vec<WorkerEvent>) -> Option<P> {
+        match intent {
+            Intent::Ask => None,
+            Intent::Resume => {
+                match result {
+                    Ok((Reply::Resumed { lost }, _)) => self.on_resumed(std::mem::take(lost), events),
+                    Ok((reply, _)) => warn!(?reply, "resume was answered with something else"),
+                    Err(error) => warn!(code = error.code(), %error, "resume was refused"),
+                }
+                None
+            }
+            Intent::Spawn { hold, keys } => {
+                let held = self.held.get_mut(hold)?;
+                match result {
+                    Ok((Reply::Spawned(states), _)) => {
+                        for (key, _) in keys.iter().zip(states).filter(|(_, state)| **state != StepState::Pending) {
+                            held.pending.remove(key);
+                        }
+                    }
+                    Ok(_) | Err(_) => held.pending.retain(|key| !keys.contains(key)),
+                }
+                held.answered()
+            }
+            Intent::Record { hold } => self.held.get_mut(hold)?.answered(),
+            Intent::End { hold } => {
+                excuse(hold, result);
+                match result {
+                    Err(ClientError::Refused(_)) => self.reactivate(*hold),
+                    Ok(_) | Err(_) => drop(self.held.remove(hold)),
+                }
+                None
+            }
+            Intent::Park { hold } => {
+                excuse(hold, result);
+                match result {
+                    Err(ClientError::Refused(_)) => self.reactivate(*hold),
+                    Ok(_) | Err(_) => self.forget(*hold),
+                }
+                None
+            }
+        }
+    }
+
+    /// The user has stopped working on a lost lease. `false`: it is not lost, it must be released instead.
+    pub(crate) fn abandon(&mut self, hold: Hold) -> bool {
+        let Some(held) = self.held.get(&hold) else { return true };
+        match held.state {
+            State::Active => false,
+            // What was held back will still be sent, and ends it.
+            State::Lost if held.deferred.is_some() => true,
+            State::Lost => {
+                self.forget(hold);
+                true
+            }
+            State::Parking | State::Ending => true,
+        }
+    }
+
+    /// The rules refused how it ended, for a reason the user can mend: it is still theirs to end.
+    fn reactivate(&mut self, hold: Hold) {
+        let Some(held) = self.held.get_mut(&hold) else { return };
+        if held.state == State::Ending {
+            self.lines[held.line].taken[hold.0.kind() as usize] += 1;
+        }
+        held.state = State::Active;
+    }
+
+    fn forget(&mut self, hold: Hold) {
+        let Some(held) = self.held.remove(&hold) else { return };
+        if held.state != State::Ending {
+            self.lines[held.line].taken[hold.0.kind() as usize] -= 1;
+        }
+    }
+}
+
+impl<P> Held<P> {
+    /// A step that this execution has not spawned yet counts, and is told when it is spawned.
+    fn step_ended(
+        &mut self,
+        run: RunId,
+        lease: LeaseId,
+        key: StepKey,
+        outcome: WorkOutcome,
+        steps_ended: u32,
+        events: &mut Vec<WorkerEvent>,
+    ) {
+        if self.pending.remove(&key) {
+            events.push(WorkerEvent::StepEnded { run, lease, key, outcome, steps_ended });
+        } else if steps_ended > 0 {
+            events.push(WorkerEvent::StepsSeen { run, lease, steps_ended });
+        }
+    }
+
+    fn answered(&mut self) -> Option<P> {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if self.unanswered == 0 { self.deferred.take() } else { None }
+    }
+}
+
+/// That another attempt was faster, or that this end was recorded before, is nothing the user can do anything about.
+fn excuse(hold: &Hold, result: &mut Answered) {
+    if let Err(error) = result
+        && error.is_superseded()
+    {
+        debug!(?hold, %error, "superseded");
+        *result = Ok((Reply::Done, Position::default()));
+    }
+}
+
+fn check(served: &[Served]) -> Result<(), ClientError> {
+    let bad = |why: String| Err(ClientError::BadOptions { why });
+    if served.len() > SUBSCRIPTIONS_PER_SESSION_MAX {
+        return bad(format!("a worker serves at most {SUBSCRIPTIONS_PER_SESSION_MAX} queues: run several workers"));
+    }
+    let mut queues = HashSet::new();
+    let mut slots = 0;
+    for Served { subscribe, task_slots, run_slots } in served {
+        let names = subscribe.tasks.iter().chain(&subscribe.workflows);
+        std::iter::once(&subscribe.queue).chain(names).try_for_each(|name| check_name(name))?;
+        if subscribe.tasks.len() + subscribe.workflows.len() > SUBSCRIPTION_NAMES_MAX {
+            return bad(format!("a worker serves at most {SUBSCRIPTION_NAMES_MAX} names per queue: run several workers"));
+        }
+        if !queues.insert(&subscribe.queue) {
+            return bad(format!("queue `{}` is served twice: put its names together", subscribe.queue));
+        }
+        slots += *task_slots as usize + *run_slots as usize;
+    }
+    // Leases that end are still the session's until their answer, beside as many new ones as there are slots.
+    let slots_max = LEASES_PER_SESSION_MAX - PROMPT_IN_FLIGHT_MAX;
+    if slots > slots_max {
+        return bad(format!("a worker has at most {slots_max} slots: run several workers"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

@@ -1,0 +1,7 @@
+//! The client against a node of paper, over real QUIC on loopback.
+
+mod client;
+mod link;
+mod node;
+mod worker;
+mod worker_link;

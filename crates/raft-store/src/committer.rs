@@ -1,0 +1,256 @@
+//! The log in RocksDB: one thread per node writes for all groups, one batch and one sync at a time.
+//!
+//! While it syncs, operations queue up and become the next batch. The write and the sync are two calls, because a
+//! synced write would hold RocksDB's write queue, and with it every `apply`, for as long as the disk takes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use coda_protocol::ids::GroupId;
+use parking_lot::Mutex;
+use rocksdb::{ReadOptions, WriteBatch, WriteOptions};
+
+use crate::db::Db;
+use crate::error::StoreError;
+use crate::log::{Done, LogOp, LogPoint, LogStore, Recovered};
+use crate::rows::{decode_row, encode_row, record_term};
+use crate::store::StoreCounters;
+
+/// A batch is closed once it holds this many bytes; the rest waits for the next sync.
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
+const VOTE: u8 = 1;
+const COMMITTED: u8 = 2;
+const PURGED: u8 = 3;
+
+enum Job {
+    Op(GroupId, LogOp, Done),
+    Stop,
+}
+
+/// The log of all groups of a node, in RocksDB.
+pub(crate) struct RocksLog {
+    db: Arc<Db>,
+    jobs: Sender<Job>,
+    committed: Arc<Mutex<BTreeMap<GroupId, LogPoint>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    stopped: AtomicBool,
+}
+
+impl RocksLog {
+    pub fn start(db: Arc<Db>, counters: Arc<StoreCounters>, sync_delay: Duration) -> Result<Self, StoreError> {
+        let (jobs, queue) = channel();
+        let committed = Arc::new(Mutex::new(BTreeMap::new()));
+        let committer =
+            Committer { db: db.clone(), counters, committed: committed.clone(), sync_delay, failed: None };
+        let thread = std::thread::Builder::new()
+            .name("coda-log".into())
+            .spawn(move || committer.run(&queue))
+            .map_err(StoreError::io("starting the committer"))?;
+        Ok(Self { db, jobs, committed, thread: Mutex::new(Some(thread)), stopped: AtomicBool::new(false) })
+    }
+
+    /// Writes what is queued and joins the thread. Later operations fail.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = self.jobs.send(Job::Stop);
+            if thread.join().is_err() {
+                tracing::error!("the log committer panicked");
+            }
+        }
+    }
+
+    fn meta<T: serde::de::DeserializeOwned>(&self, group: GroupId, kind: u8) -> Result<Option<T>, StoreError> {
+        self.db.get_meta(&meta_key(group, kind))?.map(|row| decode_row("log bookkeeping", &row)).transpose()
+    }
+}
+
+impl Drop for RocksLog {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl LogStore for RocksLog {
+    fn recover(&self, group: GroupId) -> Result<Recovered, StoreError> {
+        let mut rows = self.db.raw().raw_iterator_cf_opt(self.db.log(), bounded(group, 0..u64::MAX));
+        rows.seek_to_last();
+        rows.status().map_err(StoreError::rocks("reading the log"))?;
+        let last = match rows.item() {
+            Some((key, record)) => {
+                let index = index_of(key);
+                let term = record_term(&format!("{index} of group {}", group.0), record)?;
+                Some(LogPoint { term, index })
+            }
+            None => None,
+        };
+        Ok(Recovered {
+            vote: self.meta(group, VOTE)?,
+            committed: self.meta(group, COMMITTED)?,
+            purged: self.meta(group, PURGED)?,
+            last,
+        })
+    }
+
+    fn submit(&self, group: GroupId, op: LogOp, done: Done) {
+        if self.stopped.load(Ordering::Acquire) {
+            return done(Err(StoreError::Closed.into()));
+        }
+        if let Err(unsent) = self.jobs.send(Job::Op(group, op, done)) {
+            let Job::Op(_, _, done) = unsent.0 else { return };
+            done(Err(StoreError::Closed.into()));
+        }
+    }
+
+    fn note_committed(&self, group: GroupId, committed: LogPoint) {
+        self.committed.lock().insert(group, committed);
+    }
+
+    fn read(&self, group: GroupId, indexes: Range<u64>, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        let from = log_key(group, indexes.start);
+        let mut rows = self.db.raw().raw_iterator_cf_opt(self.db.log(), bounded(group, indexes));
+        rows.seek(from);
+        while let Some((key, record)) = rows.item() {
+            if bytes > 0 && bytes + record.len() > bytes_max {
+                break;
+            }
+            bytes += record.len();
+            out.push((index_of(key), Bytes::copy_from_slice(record)));
+            rows.next();
+        }
+        rows.status().map_err(StoreError::rocks("reading the log"))?;
+        Ok(out)
+    }
+}
+
+struct Committer {
+    db: Arc<Db>,
+    counters: Arc<StoreCounters>,
+    committed: Arc<Mutex<BTreeMap<GroupId, LogPoint>>>,
+    sync_delay: Duration,
+    /// Why the disk is given up on. A sync that failed once proves nothing when it succeeds later.
+    failed: Option<String>,
+}
+
+impl Committer {
+    fn run(mut self, queue: &Receiver<Job>) {
+        let mut stop = false;
+        while !stop {
+            let Ok(first) = queue.recv() else { return };
+            let mut batch = Batch::default();
+            stop = batch.add(&self.db, first);
+            while !stop && batch.bytes < BATCH_BYTES_MAX {
+                let Ok(next) = queue.try_recv() else { break };
+                stop = batch.add(&self.db, next);
+            }
+            self.commit(batch);
+        }
+    }
+
+    fn commit(&mut self, mut batch: Batch) {
+        for (group, committed) in std::mem::take(&mut *self.committed.lock()) {
+            batch.rows.put_cf(self.db.meta(), meta_key(group, COMMITTED), encode_row(&committed));
+        }
+        if self.failed.is_none() && !batch.rows.is_empty() {
+            self.failed = self.write(batch.rows).err();
+        }
+        if self.failed.is_none() {
+            self.counters.log_bytes.fetch_add(batch.record_bytes, Ordering::Relaxed);
+            self.counters.log_entries.fetch_add(batch.records, Ordering::Relaxed);
+        }
+        for done in batch.done {
+            done(match &self.failed {
+                None => Ok(()),
+                Some(why) => Err(io::Error::other(StoreError::Io { doing: "writing the log", why: why.clone() })),
+            });
+        }
+    }
+
+    fn write(&self, rows: WriteBatch) -> Result<(), String> {
+        let write = self.db.raw().write_opt(rows, &WriteOptions::default());
+        let sync = write.and_then(|()| self.db.raw().flush_wal(true));
+        if !self.sync_delay.is_zero() {
+            std::thread::sleep(self.sync_delay);
+        }
+        self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
+        sync.map_err(|error| {
+            let why = error.into_string();
+            tracing::error!(why, "CODA4106 the log cannot be written; this node accepts nothing any more");
+            why
+        })
+    }
+}
+
+/// What one sync will make durable.
+#[derive(Default)]
+struct Batch {
+    rows: WriteBatch,
+    bytes: usize,
+    records: u64,
+    record_bytes: u64,
+    done: Vec<Done>,
+}
+
+impl Batch {
+    /// Adds a job; true when it is the last one.
+    fn add(&mut self, db: &Db, job: Job) -> bool {
+        let (group, op, done) = match job {
+            Job::Op(group, op, done) => (group, op, done),
+            Job::Stop => return true,
+        };
+        self.done.push(done);
+        match op {
+            LogOp::Append { first, records } => {
+                for (index, record) in (first..).zip(&records) {
+                    self.rows.put_cf(db.log(), log_key(group, index), record);
+                    self.bytes += record.len();
+                    self.record_bytes += record.len() as u64;
+                }
+                self.records += records.len() as u64;
+            }
+            LogOp::Truncate { from, last } => {
+                self.rows.delete_range_cf(db.log(), log_key(group, from), log_key(group, last + 1));
+            }
+            LogOp::Purge { from, upto } => {
+                self.rows.delete_range_cf(db.log(), log_key(group, from), log_key(group, upto.index + 1));
+                self.rows.put_cf(db.meta(), meta_key(group, PURGED), encode_row(&upto));
+            }
+            LogOp::Vote(vote) => self.rows.put_cf(db.meta(), meta_key(group, VOTE), encode_row(&vote)),
+        }
+        false
+    }
+}
+
+fn log_key(group: GroupId, index: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&group.0.to_be_bytes());
+    key[4..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+fn index_of(key: &[u8]) -> u64 {
+    u64::from_be_bytes(key[4..12].try_into().expect("log keys have twelve bytes"))
+}
+
+fn meta_key(group: GroupId, kind: u8) -> [u8; 5] {
+    let [a, b, c, d] = group.0.to_be_bytes();
+    [a, b, c, d, kind]
+}
+
+/// Read options that never leave the given indexes of a group, whatever tombstones lie beyond.
+fn bounded(group: GroupId, indexes: Range<u64>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(log_key(group, indexes.start));
+    options.set_iterate_upper_bound(log_key(group, indexes.end));
+    options
+}

@@ -1,0 +1,95 @@
+//! The other end of a peer's calls: bytes that [`crate::peers::PeerTransport`] delivered, answered by this group.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use coda_protocol::codec::Malformed;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use openraft::raft::AppendEntriesRequest;
+use openraft::Snapshot;
+use thiserror::Error;
+
+use crate::group::Group;
+use crate::image::Image;
+use crate::network::{SnapshotHead, decode, encode};
+use crate::peers::Rpc;
+use crate::types::Types;
+
+/// A peer's call could not be answered; the peer tries again by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ServeError {
+    /// A peer of another version, or not a peer at all.
+    #[error("CODA4130 {0}")]
+    Malformed(#[from] Malformed),
+    /// The group has stopped on this node.
+    #[error("CODA4131 the group cannot answer: {why}")]
+    Stopped { why: String },
+}
+
+fn stopped(error: &dyn std::fmt::Display) -> ServeError {
+    ServeError::Stopped { why: error.to_string() }
+}
+
+impl Group {
+    /// Answers one call.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn serve(&self, rpc: Rpc, body: &[u8]) -> Result<Bytes, ServeError> {
+        let raft = &self.inner().raft;
+        match rpc {
+            Rpc::Append => {
+                let answer = raft.append_entries(decode("append", body)?).await;
+                answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
+            }
+            Rpc::Vote => {
+                let answer = raft.vote(decode("vote", body)?).await;
+                answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
+            }
+            Rpc::PreVote => {
+                let answer = raft.pre_vote(decode("pre-vote", body)?).await;
+                answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
+            }
+            Rpc::TransferLeader => {
+                let answer = raft.handle_transfer_leader(decode("transfer", body)?).await;
+                answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
+            }
+        }
+    }
+
+    /// Answers a stream of appends, in order and pipelined. Ends when the requests end, at the first that is
+    /// malformed, and after an answer that makes the leader start over.
+    pub fn serve_appends(&self, requests: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes> {
+        let requests = requests
+            .map(|body| decode::<AppendEntriesRequest<Types>>("append", &body))
+            .take_while(|request| std::future::ready(request.is_ok()))
+            .filter_map(|request| std::future::ready(request.ok()));
+        let answers = self.inner().raft.stream_append(requests);
+        answers
+            .map(|answer| answer.map(|answer| encode(&answer)))
+            .take_while(|answer| std::future::ready(answer.is_ok()))
+            .flat_map(stream::iter)
+            .boxed()
+    }
+
+    /// Installs a received snapshot file, which must lie on the same file system as [`Group::snapshot_dir`]. Takes the
+    /// file.
+    ///
+    /// # Errors
+    /// [`ServeError`]. A corrupt file is refused with nothing changed, but stops the group: openraft takes it for a
+    /// broken disk. Transports should carry checksums.
+    pub async fn serve_snapshot(&self, head: &[u8], file: PathBuf) -> Result<Bytes, ServeError> {
+        let head: SnapshotHead = decode("snapshot head", head)?;
+        let (vote, meta) = head.into_parts().map_err(|error| stopped(&error))?;
+        let snapshot = Snapshot { meta, snapshot: Image::File(file) };
+        let answer = self.inner().raft.install_full_snapshot(vote, snapshot).await;
+        answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
+    }
+
+    /// Where received snapshots may be put; emptied at every start.
+    #[must_use]
+    pub fn snapshot_dir(&self) -> PathBuf {
+        self.inner().store.snapshot_dir()
+    }
+}

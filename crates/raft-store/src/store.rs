@@ -1,0 +1,175 @@
+//! The folder of a node: one RocksDB for the log, the state and a little bookkeeping.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use coda_protocol::ids::NodeId;
+use parking_lot::Mutex;
+
+use crate::committer::RocksLog;
+pub use crate::db::Db;
+pub use crate::error::StoreError;
+use crate::install;
+use crate::rows::{decode_row, encode_row};
+
+/// The layout of column families, keys and files. A new one gets a new number and a migration.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// How a node keeps its data.
+#[derive(Clone, Debug, Default)]
+pub struct StoreOptions {
+    /// An extra delay per sync, to see what a disk with real sync cost would do. Zero in production.
+    pub sync_delay: Duration,
+}
+
+/// Totals since the store was opened.
+#[derive(Debug, Default)]
+pub struct StoreCounters {
+    /// Syncs of the log.
+    pub log_syncs: AtomicU64,
+    /// Bytes of log records.
+    pub log_bytes: AtomicU64,
+    /// Log records; divided by `log_syncs` it tells how well they are batched.
+    pub log_entries: AtomicU64,
+}
+
+impl StoreCounters {
+    /// Log records per sync so far.
+    #[must_use]
+    pub fn entries_per_sync(&self) -> f64 {
+        let syncs = self.log_syncs.load(Ordering::Relaxed).max(1);
+        self.log_entries.load(Ordering::Relaxed) as f64 / syncs as f64
+    }
+}
+
+/// An open folder of a node. Clones share it; the folder is free again once [`NodeStore::close`] has returned.
+#[derive(Clone)]
+pub struct NodeStore(Arc<Inner>);
+
+struct Inner {
+    // Dropped first: joins the committer thread, which must not outlive the process's main thread.
+    log: Arc<RocksLog>,
+    db: Arc<Db>,
+    counters: Arc<StoreCounters>,
+    node: Mutex<Option<NodeId>>,
+}
+
+impl NodeStore {
+    /// Opens or creates the folder, recovers what a crash left, and starts the committer thread.
+    ///
+    /// # Errors
+    /// `CODA4101` when another process uses the folder, `CODA4102` for a format this binary does not know, `CODA4103`
+    /// for corruption, `CODA4106` when the disk refuses.
+    pub fn open(dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
+        let dir = dir.as_ref();
+        fs::create_dir_all(dir.join("snapshots")).map_err(StoreError::io("creating the folder"))?;
+        let db = Arc::new(Db::open(dir)?);
+        check_format(&db)?;
+        install::finish_interrupted(&db)?;
+        let counters = Arc::new(StoreCounters::default());
+        let log = Arc::new(RocksLog::start(db.clone(), counters.clone(), options.sync_delay)?);
+        let node = db.get_meta(&node_key(b"node"))?.map(|row| decode_row("node", &row)).transpose()?;
+        Ok(Self(Arc::new(Inner { log, db, counters, node: Mutex::new(node.map(NodeId)) })))
+    }
+
+    /// Binds the folder to a node for good, or checks that it is that node's.
+    ///
+    /// # Errors
+    /// `CODA4105` when it belongs to another node.
+    pub fn bind(&self, node: NodeId) -> Result<(), StoreError> {
+        let mut bound = self.0.node.lock();
+        match *bound {
+            Some(found) if found == node => Ok(()),
+            Some(found) => {
+                Err(StoreError::WrongNode { dir: self.dir().to_owned(), found: found.0, expected: node.0 })
+            }
+            None => {
+                self.0.db.put_meta_synced(&node_key(b"node"), &encode_row(&node.0))?;
+                *bound = Some(node);
+                Ok(())
+            }
+        }
+    }
+
+    /// The node this folder is bound to.
+    #[must_use]
+    pub fn node(&self) -> Option<NodeId> {
+        *self.0.node.lock()
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.0.db.dir()
+    }
+
+    /// Totals since the store was opened.
+    #[must_use]
+    pub fn counters(&self) -> &StoreCounters {
+        &self.0.counters
+    }
+
+    pub(crate) fn db(&self) -> &Arc<Db> {
+        &self.0.db
+    }
+
+    pub(crate) fn log(&self) -> &Arc<RocksLog> {
+        &self.0.log
+    }
+
+    pub(crate) fn snapshot_dir(&self) -> PathBuf {
+        self.0.db.snapshot_dir()
+    }
+
+    /// Stops the committer, flushes the state and closes RocksDB. Shut the groups down first. Blocks.
+    ///
+    /// # Errors
+    /// `CODA4106` when the last flush fails; what was acknowledged is safe even then.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.0.log.stop();
+        let flushed = self.0.db.flush_state();
+        let db = self.0.db.clone();
+        drop(self);
+        // Snapshot threads and reads that are under way hold the database for a moment longer.
+        let mut waits = 0;
+        let mut db = db;
+        while let Err(held) = Arc::try_unwrap(db) {
+            if waits >= CLOSE_WAITS_MAX {
+                tracing::warn!(dir = %held.dir().display(), "storage is still in use, leaving it to the end of the process");
+                break;
+            }
+            waits += 1;
+            std::thread::sleep(CLOSE_WAIT);
+            db = held;
+        }
+        flushed
+    }
+}
+
+const CLOSE_WAITS_MAX: u32 = 5_000;
+const CLOSE_WAIT: Duration = Duration::from_millis(1);
+
+fn check_format(db: &Db) -> Result<(), StoreError> {
+    let key = node_key(b"format");
+    match db.get_meta(&key)? {
+        Some(found) if found == FORMAT_VERSION.to_be_bytes() => Ok(()),
+        Some(found) => Err(StoreError::UnknownFormat {
+            dir: db.dir().to_owned(),
+            found: match <[u8; 4]>::try_from(found.as_slice()) {
+                Ok(version) => u32::from_be_bytes(version).to_string(),
+                Err(_) => format!("{found:?}"),
+            },
+            expected: FORMAT_VERSION,
+        }),
+        None if db.is_empty()? => db.put_meta_synced(&key, &FORMAT_VERSION.to_be_bytes()),
+        None => Err(StoreError::Corrupt { dir: db.dir().to_owned(), why: "the format version is missing".into() }),
+    }
+}
+
+/// Rows of the node sort behind those of all groups.
+fn node_key(name: &[u8]) -> Vec<u8> {
+    [&u32::MAX.to_be_bytes()[..], name].concat()
+}

@@ -1,0 +1,196 @@
+"""What the cluster says about queues, runs, tasks and itself. Anything that waits says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Literal, TypeAlias
+
+__all__ = [
+    "FailureDescription",
+    "GroupDescription",
+    "LaneDescription",
+    "NodeDescription",
+    "QueueDescription",
+    "QueueSummary",
+    "RunDescription",
+    "StepDescription",
+    "TaskDescription",
+    "Wait",
+]
+
+State: TypeAlias = Literal["delayed", "ready", "running", "parked", "retrying", "succeeded", "failed"]
+Reason: TypeAlias = Literal[
+    "nothing",
+    "queue_paused",
+    "no_worker",
+    "workers_busy",
+    "delayed_until",
+    "retrying_at",
+    "steps",
+    "running",
+    "soon",
+]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why work does not run."""
+
+    reason: Reason
+    #: For `delayed_until` and `retrying_at`.
+    until: datetime | None = None
+
+    def __str__(self) -> str:
+        text = self.reason.replace("_", " ")
+        return text if self.until is None else f"{text} {self.until.isoformat()}"
+
+
+@dataclass(frozen=True)
+class FailureDescription:
+    kind: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class QueueSummary:
+    name: str
+    paused: bool
+    #: Could run now.
+    ready: int
+    #: Is being executed.
+    leased: int
+    #: Delayed, or waiting for a retry.
+    delayed: int
+    #: Workers connected to the node that answered.
+    workers: int
+
+
+@dataclass(frozen=True)
+class LaneDescription:
+    """One kind and name of work within a queue."""
+
+    kind: Literal["task", "run"]
+    name: str
+    ready: int
+    leased: int
+    delayed: int
+    workers: int
+    free_slots: int
+    #: When the first of the waiting was accepted.
+    oldest: datetime | None
+    waits: Wait
+
+
+@dataclass(frozen=True)
+class QueueDescription(QueueSummary):
+    lanes: tuple[LaneDescription, ...]
+
+
+@dataclass(frozen=True)
+class StepDescription:
+    name: str
+    kind: Literal["task", "workflow", "inline"]
+    state: State
+    attempts: int
+    last_failure: FailureDescription | None
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    id: str
+    workflow: str
+    queue: str
+    state: State
+    waits: Wait
+    #: Executions of the workflow function that failed, plus one.
+    attempt: int
+    steps_pending: int
+    steps_ended: int
+    created: datetime
+    failure: FailureDescription | None
+    steps: tuple[StepDescription, ...]
+    #: More steps exist than are listed.
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class TaskDescription:
+    id: str
+    name: str
+    queue: str
+    state: State
+    waits: Wait
+    attempts: int
+    created: datetime
+    last_failure: FailureDescription | None
+    failure: FailureDescription | None
+
+
+@dataclass(frozen=True)
+class GroupDescription:
+    group: int
+    leader: int | None
+    term: int
+    applied: int
+
+
+@dataclass(frozen=True)
+class NodeDescription:
+    node: int
+    version: str
+    uptime_ms: int
+    groups: tuple[GroupDescription, ...]
+    sessions: int
+    #: Totals since the node started.
+    counters: dict[str, int]
+
+
+def _time(ms: int | None) -> datetime | None:
+    return None if ms is None else _moment(ms)
+
+
+def _moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1_000, timezone.utc)
+
+
+def _wait(raw: tuple[Reason, int | None]) -> Wait:
+    return Wait(raw[0], _time(raw[1]))
+
+
+def _failure(raw: Any) -> FailureDescription | None:
+    return FailureDescription(*raw[:3]) if raw is not None and len(raw) == 4 else None
+
+
+def queue_summary(raw: dict[str, Any]) -> QueueSummary:
+    return QueueSummary(name=raw.pop("queue"), **raw)
+
+
+def queue_description(raw: dict[str, Any]) -> QueueDescription:
+    lanes = tuple(
+        LaneDescription(**{**lane, "oldest": _time(lane["oldest"]), "waits": _wait(lane["waits"])})
+        for lane in raw.pop("lanes")
+    )
+    return QueueDescription(name=raw.pop("queue"), lanes=lanes, **raw)
+
+
+def run_description(raw: dict[str, Any]) -> RunDescription:
+    steps = tuple(StepDescription(**{**step, "last_failure": _failure(step["last_failure"])}) for step in raw["steps"])
+    failure = _failure(raw.pop("outcome"))
+    changed = {"steps": steps, "failure": failure, "created": _moment(raw["created"]), "waits": _wait(raw["waits"])}
+    return RunDescription(**{**raw, **changed})
+
+
+def task_description(raw: dict[str, Any]) -> TaskDescription:
+    changed = {
+        "failure": _failure(raw.pop("outcome")),
+        "last_failure": _failure(raw["last_failure"]),
+        "created": _moment(raw["created"]),
+        "waits": _wait(raw["waits"]),
+    }
+    return TaskDescription(**{**raw, **changed})
+
+
+def node_description(raw: dict[str, Any]) -> NodeDescription:
+    return NodeDescription(**{**raw, "groups": tuple(GroupDescription(**group) for group in raw["groups"])})
