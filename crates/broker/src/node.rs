@@ -168,8 +168,11 @@ impl Node {
         self.group.shutdown().await;
         // The store closes once nobody holds it.
         drop(self.group);
-        if let Err(error) = self.store.close() {
-            warn!(%error, "the store did not close cleanly; nothing acknowledged is lost");
+        let store = self.store;
+        match tokio::task::spawn_blocking(|| store.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the store did not close cleanly; nothing acknowledged is lost"),
+            Err(error) => warn!(%error, "closing the store failed"),
         }
         info!("stopped");
     }

@@ -44,7 +44,7 @@ or the end of --drain-timeout, kills them. When a worker dies, the cluster is to
 
 Each worker has CODA_SESSION (a fresh identity) and CODA_WORKER_INDEX (0 to N-1) in its environment, its own process
 group, and no standard input. SIGTERM goes to the command itself, SIGKILL to its whole group: a shell script should
-`exec` its worker. Workers never outlive `coda run`, even if that is killed.
+`exec` its worker. On Linux the command never outlives `coda run`, even if that is killed.
 
 Exit status: 0 stopped as asked; 1 a worker kept ending, or had to be killed when the drain timed out; 2 the command
 cannot be started; 130, 143 or 129 ended at once by a second SIGINT, SIGTERM or SIGHUP.")]

@@ -181,6 +181,20 @@ fn a_node_stops_cleanly_and_starts_again_with_everything() {
 }
 
 #[test]
+fn a_second_signal_ends_the_node_at_once_and_loses_nothing() {
+    let mut project = Project::start();
+    let run = project.data(CODA, &["workflow", "start", "process_order"]);
+    // Stopped meanwhile, it finds both when it goes on.
+    for number in [Signal::STOP, Signal::INT, Signal::TERM, Signal::CONT] {
+        signal(&project.node, number);
+    }
+    // Which of the two it sees first is chance.
+    assert!(matches!(ended(&mut project.node).code(), Some(130 | 143)));
+    project.node = dev(project.path(), &["--port", "0"]);
+    assert_eq!(project.json(CODA, &["workflow", "describe", &run])["state"], "ready");
+}
+
+#[test]
 fn a_second_node_on_the_same_folder_or_address_is_a_conflict() {
     let project = Project::start();
     let folder = project.run(CODA, &["dev", "--port", "0"]);
@@ -224,7 +238,12 @@ fn the_part_of_a_worker() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
-        worker.run_until(async move { drop(terminate.recv().await) }).await.unwrap();
+        worker
+            .run_until(async move {
+                let _ = terminate.recv().await;
+            })
+            .await
+            .unwrap();
     });
 }
 

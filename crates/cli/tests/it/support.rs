@@ -10,6 +10,7 @@ pub const ADMIN: &str = env!("CARGO_BIN_EXE_coda-admin");
 /// Nothing here takes this long; a test that does is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+#[expect(clippy::disallowed_methods, reason = "this thread polls other processes; no runtime is blocked")]
 pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

@@ -39,6 +39,7 @@ pub enum Turn {
     Return(WorkOutcome),
 }
 
+#[derive(Debug)]
 struct Step {
     kind: StepKind,
     name: &'static str,
@@ -51,6 +52,7 @@ struct Step {
     must_succeed: bool,
 }
 
+#[derive(Debug)]
 enum Key {
     Explicit(u32),
     Auto(u32),
@@ -104,6 +106,7 @@ pub fn policy(rng: &mut StdRng) -> RetryPolicy {
     RetryPolicy { max_retries: rng.random_range(0..3), initial, jitter_percent: 0, ..RetryPolicy::NEVER }
 }
 
+#[derive(Debug)]
 pub struct Program {
     input: Input,
     /// Phases follow each other; the steps of one run side by side.
@@ -175,12 +178,6 @@ impl Program {
             policy: step.policy,
             delay: step.delay,
         }
-    }
-
-    /// Whether it waits for a step that a replay would run anew: parking now would throw its result away.
-    pub fn waits_for_fresh(&self, lease: LeaseId, known: &BTreeMap<StepKey, WorkOutcome>) -> bool {
-        let steps = self.phases.iter().flatten();
-        steps.map(|step| step.key(lease)).any(|key| key.cache_key.is_fresh() && !known.contains_key(&key))
     }
 }
 

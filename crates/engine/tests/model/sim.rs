@@ -9,6 +9,7 @@ use coda_engine::effect::Effect;
 use coda_engine::entry::{Applied, Entry, Grant, Lane};
 use coda_engine::kv::MemKv;
 use coda_engine::recover::recover;
+use coda_engine::tables::LEASE;
 use coda_engine::{invariants, query};
 use coda_protocol::ids::{GroupId, LeaseId, Millis, Name, RunId, SessionId, TaskId, Timestamp, Work, WorkKind};
 use coda_protocol::reject::Reject;
@@ -436,7 +437,7 @@ impl Sim {
         self.waiting.extend(queues);
         (0..self.workers.len()).for_each(|i| self.come_back(i));
         for round in 0.. {
-            assert!(round < 3_000, "stuck: {:#?}", query::queues(&self.kv, GROUP));
+            assert!(round < 3_000, "stuck: {}", self.stuck());
             while !self.gone.is_empty() {
                 self.end_gone();
             }
@@ -452,6 +453,17 @@ impl Sim {
             }
             self.now = if round % 5 == 4 { self.wake.map_or(self.now, |wake| wake.0.max(self.now)) } else { self.now };
         }
+    }
+
+    /// Who waits for what, for a failed test.
+    fn stuck(&self) -> String {
+        let leases = LEASE.all(&self.kv, GROUP);
+        let workers = self.workers.iter().map(|worker| {
+            let executions: Vec<_> = worker.runs.values().collect();
+            format!("{:?} resuming {} {:?} {executions:#?}", worker.session, worker.resuming, worker.tasks.keys())
+        });
+        let workers: Vec<_> = workers.collect();
+        format!("leases {leases:?}\nlanes {:?} wake {:?}\n{}", self.lanes, self.wake, workers.join("\n"))
     }
 
     /// After the retention time nothing is left.

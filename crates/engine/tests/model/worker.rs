@@ -26,6 +26,7 @@ pub struct Worker {
 }
 
 /// A workflow function on a worker.
+#[derive(Debug)]
 pub struct Execution {
     pub lease: RunLease,
     program: Program,
@@ -132,7 +133,10 @@ impl Execution {
             }
             Turn::Return(outcome) => Command::CompleteRun(CompleteRun { run, lease, outcome }),
             Turn::Wait => {
-                if rng.random_bool(0.5) || self.program.waits_for_fresh(lease, &self.known) {
+                // A replay would run an uncached step anew: parking now would throw its result away.
+                let waits_for_fresh =
+                    self.asked.iter().any(|key| key.cache_key.is_fresh() && !self.known.contains_key(key));
+                if waits_for_fresh || rng.random_bool(0.5) {
                     return None;
                 }
                 Command::ParkRun(ParkRun { run, lease, seen: self.seen })
