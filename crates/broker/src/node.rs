@@ -68,7 +68,8 @@ impl StartError {
         match self {
             Self::Folder { .. } => "CODA4201",
             Self::Tls(_) => "CODA4202",
-            Self::Endpoint(_) => "CODA4203",
+            Self::Endpoint(EndpointError::Bind { .. }) => "CODA4203",
+            Self::Endpoint(EndpointError::Certificate(_)) => "CODA4206",
             Self::Store(error) => error.code(),
             Self::Group(_) => "CODA4204",
             Self::Supervisor(_) => "CODA4205",
@@ -122,11 +123,15 @@ impl Node {
 
         let client_json = dir.join("client.json");
         write_client_json(&client_json, address).map_err(|why| StartError::Folder { path: client_json.clone(), why })?;
+        let node = Self { address, ca_path, client_json, endpoint, accepting, watching, supervisor, group, store, failed };
         let mut led = led_watch;
         // Ready means ready: a client that connects now is served.
-        drop(led.wait_for(Option::is_some).await);
+        tokio::select! {
+            _ = led.wait_for(Option::is_some) => {}
+            why = node.failed() => return Err(StartError::Group(why)),
+        }
         info!(%address, data = %dir.display(), "ready");
-        Ok(Self { address, ca_path, client_json, endpoint, accepting, watching, supervisor, group, store, failed })
+        Ok(node)
     }
 
     #[must_use]

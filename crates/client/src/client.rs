@@ -265,4 +265,3 @@ async fn result(link: &Link, request: Request) -> Result<Payload, RunError> {
         _ => Err(ClientError::UnexpectedReply { expected: "Ended" }.into()),
     }
 }
-

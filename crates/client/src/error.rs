@@ -32,7 +32,9 @@ pub enum ClientError {
     Deadline { ms: u64, last: Option<Unavailable> },
     #[error("the link is closed: open another one")]
     Closed,
-    #[error("the request has {bytes} bytes, more than the {FRAME_BYTES_MAX} allowed: store the data elsewhere and pass a reference")]
+    #[error(
+        "the request has {bytes} bytes, more than the {FRAME_BYTES_MAX} allowed: store the data elsewhere and pass a reference"
+    )]
     RequestTooLarge { bytes: usize },
     #[error("the node's reply does not fit the request ({expected} was expected): upgrade the older side")]
     UnexpectedReply { expected: &'static str },

@@ -47,8 +47,14 @@ struct Pending<T> {
 
 /// What an answer meant.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it lives for one match; a box would be an allocation per answer")]
 pub(crate) enum Settled<T> {
-    Answered { ticket: T, more: Vec<T>, result: Result<(Reply, Position), Reject>, freed: Freed },
+    Answered {
+        ticket: T,
+        more: Vec<T>,
+        result: Result<(Reply, Position), Reject>,
+        freed: Freed,
+    },
     /// It will be sent again by itself.
     Again,
     /// Nobody asked.

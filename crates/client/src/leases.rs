@@ -11,21 +11,21 @@
 //!                          gone          PARKING ──answer──▶ gone
 //! ```
 
+mod requests;
+
 use std::collections::{HashMap, HashSet};
 
 use coda_protocol::frame::Frame;
-use coda_protocol::ids::{LeaseId, Position, RunId, Work, WorkKind, check_name};
+use coda_protocol::ids::{LeaseId, Work, WorkKind, check_name};
 use coda_protocol::limits::{
     CREDIT_MAX, LEASES_PER_SESSION_MAX, SUBSCRIPTION_NAMES_MAX, SUBSCRIPTIONS_PER_SESSION_MAX,
 };
 use coda_protocol::payload::WorkOutcome;
 use coda_protocol::push::{MemoPage, Push, RunLease, StepEnded};
-use coda_protocol::reply::{Reply, StepState};
 use coda_protocol::request::{Credit, Request, Resume, StepKey, Subscribe};
 use tracing::{debug, warn};
 
 use crate::error::ClientError;
-use crate::link::Answered;
 use crate::options::PROMPT_IN_FLIGHT_MAX;
 use crate::worker_link::WorkerEvent;
 
@@ -46,11 +46,20 @@ pub(crate) enum Intent {
     /// Nothing.
     Ask,
     Resume,
-    Spawn { hold: Hold, keys: Vec<StepKey> },
-    Record { hold: Hold },
+    Spawn {
+        hold: Hold,
+        keys: Vec<StepKey>,
+    },
+    Record {
+        hold: Hold,
+    },
     /// Completed or released.
-    End { hold: Hold },
-    Park { hold: Hold },
+    End {
+        hold: Hold,
+    },
+    Park {
+        hold: Hold,
+    },
 }
 
 /// What to do with a request now.
@@ -142,7 +151,8 @@ impl<P> Leases<P> {
     /// What a new connection says first. The node knows of no credit then.
     pub(crate) fn greeting(&mut self) -> Vec<Request> {
         let kept = |held: &Held<P>| held.state != State::Lost;
-        let mut leases: Vec<_> = self.held.iter().filter(|(_, held)| kept(held)).map(|((_, lease), _)| *lease).collect();
+        let mut leases: Vec<_> =
+            self.held.iter().filter(|(_, held)| kept(held)).map(|((_, lease), _)| *lease).collect();
         leases.sort_unstable();
         let mut greeting = vec![Request::Resume(Resume { held: leases })];
         for line in &mut self.lines {
@@ -229,8 +239,9 @@ impl<P> Leases<P> {
         let Some(held) = self.held.get_mut(&(Work::Run(page.run), page.lease)) else { return };
         let Some(mut assembling) = held.assembling.take() else {
             // The page's count may cover steps of later pages, which the user must not be said to have seen.
+            let MemoPage { run, lease, .. } = page;
             for (key, outcome) in page.items {
-                held.step_ended(page.run, page.lease, key, outcome, 0, events);
+                held.step_ended(StepEnded { run, lease, key, outcome, steps_ended: 0 }, events);
             }
             return;
         };
@@ -245,14 +256,13 @@ impl<P> Leases<P> {
     }
 
     fn on_step(&mut self, step: StepEnded, events: &mut Vec<WorkerEvent>) {
-        let StepEnded { run, lease, key, outcome, steps_ended } = step;
-        let Some(held) = self.held.get_mut(&(Work::Run(run), lease)) else { return };
+        let Some(held) = self.held.get_mut(&(Work::Run(step.run), step.lease)) else { return };
         if let Some(assembling) = &mut held.assembling {
-            assembling.memo.push((key, outcome));
-            assembling.lease.steps_ended = assembling.lease.steps_ended.max(steps_ended);
+            assembling.memo.push((step.key, step.outcome));
+            assembling.lease.steps_ended = assembling.lease.steps_ended.max(step.steps_ended);
             return;
         }
-        held.step_ended(run, lease, key, outcome, steps_ended, events);
+        held.step_ended(step, events);
     }
 
     /// A lease that ends or parks anyway is not reported as lost: its answer says what became of it.
@@ -282,11 +292,8 @@ impl<P> Leases<P> {
     /// No further work. Returns the runs that the user has not seen, and the queues to unsubscribe.
     pub(crate) fn drain(&mut self) -> (Vec<Hold>, Vec<Subscribe>) {
         self.draining = true;
-        let nothing = |line: &Line| Subscribe {
-            queue: line.subscribe.queue.clone(),
-            tasks: Vec::new(),
-            workflows: Vec::new(),
-        };
+        let nothing =
+            |line: &Line| Subscribe { queue: line.subscribe.queue.clone(), tasks: Vec::new(), workflows: Vec::new() };
         (self.take_assembling(), self.lines.iter().map(nothing).collect())
     }
 
@@ -295,123 +302,6 @@ impl<P> Leases<P> {
         let cut: Vec<Hold> = cut.map(|(hold, _)| *hold).collect();
         cut.iter().for_each(|hold| self.forget(*hold));
         cut
-    }
-
-    /// Before a request is sent.
-    pub(crate) fn begin(&mut self, intent: &Intent) -> Verdict {
-        match intent {
-            Intent::Ask | Intent::Resume => Verdict::Send,
-            Intent::Spawn { hold, keys } => {
-                if let Some(held) = self.held.get_mut(hold) {
-                    held.pending.extend(keys.iter().cloned());
-                    held.unanswered += 1;
-                }
-                Verdict::Send
-            }
-            Intent::Record { hold } => {
-                if let Some(held) = self.held.get_mut(hold) {
-                    held.unanswered += 1;
-                }
-                Verdict::Send
-            }
-            Intent::End { hold } => {
-                let Some(held) = self.held.get_mut(hold) else { return Verdict::Superseded };
-                if held.state == State::Ending || held.deferred.is_some() {
-                    return Verdict::Superseded;
-                }
-                if held.unanswered > 0 {
-                    return Verdict::Defer;
-                }
-                held.state = State::Ending;
-                self.lines[held.line].taken[hold.0.kind() as usize] -= 1;
-                Verdict::Send
-            }
-            Intent::Park { hold } => {
-                let Some(held) = self.held.get_mut(hold) else { return Verdict::Send };
-                if held.unanswered > 0 && held.deferred.is_none() {
-                    return Verdict::Defer;
-                }
-                if held.state == State::Active {
-                    held.state = State::Parking;
-                }
-                Verdict::Send
-            }
-        }
-    }
-
-    /// Keeps a request that [`Verdict::Defer`] holds back.
-    pub(crate) fn defer(&mut self, intent_hold: Hold, packet: P) {
-        if let Some(held) = self.held.get_mut(&intent_hold) {
-            held.deferred = Some(packet);
-        }
-    }
-
-    /// After a request is answered. Returns a request that may be sent now.
-    pub(crate) fn finish(&mut self, intent: &Intent, result: &mut Answered, events: &mut Vec<WorkerEvent>) -> Option<P> {
-        match intent {
-            Intent::Ask => None,
-            Intent::Resume => {
-                match result {
-                    Ok((Reply::Resumed { lost }, _)) => self.on_resumed(std::mem::take(lost), events),
-                    Ok((reply, _)) => warn!(?reply, "resume was answered with something else"),
-                    Err(error) => warn!(code = error.code(), %error, "resume was refused"),
-                }
-                None
-            }
-            Intent::Spawn { hold, keys } => {
-                let held = self.held.get_mut(hold)?;
-                match result {
-                    Ok((Reply::Spawned(states), _)) => {
-                        for (key, _) in keys.iter().zip(states).filter(|(_, state)| **state != StepState::Pending) {
-                            held.pending.remove(key);
-                        }
-                    }
-                    Ok(_) | Err(_) => held.pending.retain(|key| !keys.contains(key)),
-                }
-                held.answered()
-            }
-            Intent::Record { hold } => self.held.get_mut(hold)?.answered(),
-            Intent::End { hold } => {
-                excuse(hold, result);
-                match result {
-                    Err(ClientError::Refused(_)) => self.reactivate(*hold),
-                    Ok(_) | Err(_) => drop(self.held.remove(hold)),
-                }
-                None
-            }
-            Intent::Park { hold } => {
-                excuse(hold, result);
-                match result {
-                    Err(ClientError::Refused(_)) => self.reactivate(*hold),
-                    Ok(_) | Err(_) => self.forget(*hold),
-                }
-                None
-            }
-        }
-    }
-
-    /// The user has stopped working on a lost lease. `false`: it is not lost, it must be released instead.
-    pub(crate) fn abandon(&mut self, hold: Hold) -> bool {
-        let Some(held) = self.held.get(&hold) else { return true };
-        match held.state {
-            State::Active => false,
-            // What was held back will still be sent, and ends it.
-            State::Lost if held.deferred.is_some() => true,
-            State::Lost => {
-                self.forget(hold);
-                true
-            }
-            State::Parking | State::Ending => true,
-        }
-    }
-
-    /// The rules refused how it ended, for a reason the user can mend: it is still theirs to end.
-    fn reactivate(&mut self, hold: Hold) {
-        let Some(held) = self.held.get_mut(&hold) else { return };
-        if held.state == State::Ending {
-            self.lines[held.line].taken[hold.0.kind() as usize] += 1;
-        }
-        held.state = State::Active;
     }
 
     fn forget(&mut self, hold: Hold) {
@@ -424,35 +314,13 @@ impl<P> Leases<P> {
 
 impl<P> Held<P> {
     /// A step that this execution has not spawned yet counts, and is told when it is spawned.
-    fn step_ended(
-        &mut self,
-        run: RunId,
-        lease: LeaseId,
-        key: StepKey,
-        outcome: WorkOutcome,
-        steps_ended: u32,
-        events: &mut Vec<WorkerEvent>,
-    ) {
+    fn step_ended(&mut self, step: StepEnded, events: &mut Vec<WorkerEvent>) {
+        let StepEnded { run, lease, key, outcome, steps_ended } = step;
         if self.pending.remove(&key) {
             events.push(WorkerEvent::StepEnded { run, lease, key, outcome, steps_ended });
         } else if steps_ended > 0 {
             events.push(WorkerEvent::StepsSeen { run, lease, steps_ended });
         }
-    }
-
-    fn answered(&mut self) -> Option<P> {
-        self.unanswered = self.unanswered.saturating_sub(1);
-        if self.unanswered == 0 { self.deferred.take() } else { None }
-    }
-}
-
-/// That another attempt was faster, or that this end was recorded before, is nothing the user can do anything about.
-fn excuse(hold: &Hold, result: &mut Answered) {
-    if let Err(error) = result
-        && error.is_superseded()
-    {
-        debug!(?hold, %error, "superseded");
-        *result = Ok((Reply::Done, Position::default()));
     }
 }
 
@@ -467,7 +335,9 @@ fn check(served: &[Served]) -> Result<(), ClientError> {
         let names = subscribe.tasks.iter().chain(&subscribe.workflows);
         std::iter::once(&subscribe.queue).chain(names).try_for_each(|name| check_name(name))?;
         if subscribe.tasks.len() + subscribe.workflows.len() > SUBSCRIPTION_NAMES_MAX {
-            return bad(format!("a worker serves at most {SUBSCRIPTION_NAMES_MAX} names per queue: run several workers"));
+            return bad(format!(
+                "a worker serves at most {SUBSCRIPTION_NAMES_MAX} names per queue: run several workers"
+            ));
         }
         if !queues.insert(&subscribe.queue) {
             return bad(format!("queue `{}` is served twice: put its names together", subscribe.queue));
@@ -483,5 +353,4 @@ fn check(served: &[Served]) -> Result<(), ClientError> {
 }
 
 #[cfg(test)]
-#[path = "leases_tests.rs"]
 mod tests;

@@ -9,28 +9,28 @@
 //!    The Python SDK is written on these two.
 //! 3. [`Client`] and [`Worker`] are what Rust programs use.
 
+mod discover;
 mod error;
 mod options;
-mod discover;
 
-mod events;
-mod wire;
-mod flight;
 mod courier;
+mod events;
+mod flight;
 mod link;
+mod wire;
 
 mod leases;
 mod worker_link;
 
+mod client;
 mod payloads;
 mod start;
-mod client;
 
-mod keys;
 mod functions;
+mod keys;
 mod resident;
-mod workflow;
 mod worker;
+mod workflow;
 
 pub use coda_protocol as protocol;
 

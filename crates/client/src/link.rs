@@ -22,10 +22,16 @@ pub type Answered = Result<(Reply, Position), ClientError>;
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The answer to [`Link::post`].
-    Answered { token: u64, result: Answered },
+    Answered {
+        token: u64,
+        result: Answered,
+    },
     Push(Push),
     /// Connected, for the first time or again. Unanswered requests were sent again by the link itself.
-    Connected { first: bool, welcome: Welcome },
+    Connected {
+        first: bool,
+        welcome: Welcome,
+    },
     Disconnected,
     /// The link will not connect again. Every unanswered request has failed with the same error. The last event.
     Failed(ClientError),
@@ -172,7 +178,9 @@ impl Handler for LinkHandler {
         for news in news.drain(..) {
             match news {
                 News::Answered { ticket: Ticket::Once(waiter), result } => drop(waiter.send(result)),
-                News::Answered { ticket: Ticket::Token(token), result } => batch.push(Event::Answered { token, result }),
+                News::Answered { ticket: Ticket::Token(token), result } => {
+                    batch.push(Event::Answered { token, result })
+                }
                 News::Answered { ticket: Ticket::Greeting, result } => {
                     if let Err(error) = result {
                         tracing::warn!(code = error.code(), %error, "greeting refused");

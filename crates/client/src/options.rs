@@ -29,7 +29,8 @@ pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Unanswered waits for results of one link: a quarter of the node's bound stays free for everything else.
 pub(crate) const WAITS_IN_FLIGHT_MAX: usize = REQUESTS_IN_FLIGHT_MAX / 4 * 3;
 /// Unanswered requests that are answered promptly. Greetings and hand-backs are not counted here, so room stays for them.
-pub(crate) const PROMPT_IN_FLIGHT_MAX: usize = REQUESTS_IN_FLIGHT_MAX - WAITS_IN_FLIGHT_MAX - 2 * SUBSCRIPTIONS_PER_SESSION_MAX;
+pub(crate) const PROMPT_IN_FLIGHT_MAX: usize =
+    REQUESTS_IN_FLIGHT_MAX - WAITS_IN_FLIGHT_MAX - 2 * SUBSCRIPTIONS_PER_SESSION_MAX;
 /// Bytes of unanswered requests that one link keeps to be able to send them again.
 pub(crate) const IN_FLIGHT_KIB_MAX: usize = 64 << 10;
 /// Events that may wait for the program before the link stops reading.

@@ -100,7 +100,8 @@ pub(crate) fn failure_of_client(kind: &str, error: &ClientError) -> Failure {
 
 /// Shortens what is too long, the traceback first.
 fn cut(mut failure: Failure) -> Failure {
-    let mut over = (failure.kind.len() + failure.message.len() + failure.traceback.len()).saturating_sub(FAILURE_BYTES_MAX);
+    let mut over =
+        (failure.kind.len() + failure.message.len() + failure.traceback.len()).saturating_sub(FAILURE_BYTES_MAX);
     for text in [&mut failure.traceback, &mut failure.message, &mut failure.kind] {
         let keep = text.floor_char_boundary(text.len().saturating_sub(over));
         over = over.saturating_sub(text.len() - keep);
@@ -126,8 +127,7 @@ mod tests {
     #[test]
     fn a_failure_over_the_bound_loses_its_traceback_first() {
         let long = "ä".repeat(FAILURE_BYTES_MAX);
-        let failure =
-            cut(Failure { kind: "K".into(), message: "m".into(), traceback: long.clone(), retryable: true });
+        let failure = cut(Failure { kind: "K".into(), message: "m".into(), traceback: long.clone(), retryable: true });
         assert_eq!((failure.message.as_str(), failure.check()), ("m", Ok(())));
         let failure = cut(Failure { kind: "K".into(), message: long.clone(), traceback: long, retryable: true });
         assert_eq!((failure.kind.as_str(), failure.traceback.as_str(), failure.check()), ("K", "", Ok(())));

@@ -94,8 +94,8 @@ impl Dialer {
         if let Some(endpoint) = slot {
             return Ok(endpoint.clone());
         }
-        let endpoint = open_endpoint(remote)
-            .map_err(|error| Broken::ForGood(ClientError::Socket { why: error.to_string() }))?;
+        let endpoint =
+            open_endpoint(remote).map_err(|error| Broken::ForGood(ClientError::Socket { why: error.to_string() }))?;
         Ok(slot.insert(endpoint).clone())
     }
 

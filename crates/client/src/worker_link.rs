@@ -5,12 +5,14 @@
 //! with exactly one of `complete_task`, `complete_run`, `release`, a successful `park_run`, or `abandon`. That frees its
 //! slot, and the node hears of the free slot in the same write.
 
+mod handler;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use coda_protocol::frame::Welcome;
-use coda_protocol::ids::{LeaseId, Position, RunId, TaskId, Work};
-use coda_protocol::payload::{Payload, WorkOutcome, check_outcome};
+use coda_protocol::ids::{LeaseId, RunId, TaskId, Work};
+use coda_protocol::payload::{Payload, WorkOutcome};
 use coda_protocol::push::{RunLease, TaskLease};
 use coda_protocol::reply::{Reply, StepState};
 use coda_protocol::request::{
@@ -18,14 +20,14 @@ use coda_protocol::request::{
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tracing::{error, warn};
 
-use crate::courier::{Courier, Handler, News, Packed};
+use crate::courier::{Courier, Packed};
 use crate::error::ClientError;
-use crate::events::{Events, EventsIn, events};
+use crate::events::{Events, events};
 use crate::leases::{Hold, Intent, Leases, Served, Verdict};
 use crate::link::Answered;
 use crate::options::ConnectOptions;
+use handler::{Ticket, To, WorkerHandler, intent};
 
 /// What a worker is told, in the order in which it happened.
 #[derive(Clone, Debug)]
@@ -70,7 +72,10 @@ impl WorkerLink {
     ///
     /// # Errors
     /// [`ClientError::BadOptions`] for more slots, queues or names than a session may have, and as `Link::open`.
-    pub async fn open(options: ConnectOptions, served: Vec<Served>) -> Result<(Self, Events<WorkerEvent>), ClientError> {
+    pub async fn open(
+        options: ConnectOptions,
+        served: Vec<Served>,
+    ) -> Result<(Self, Events<WorkerEvent>), ClientError> {
         let (addresses, timeout) = (options.addresses.join(","), options.connect_timeout);
         let (events_in, events) = events();
         let handler = WorkerHandler { leases: Mutex::new(Leases::new(served)?), events: events_in };
@@ -146,7 +151,12 @@ impl WorkerLink {
     ///
     /// # Errors
     /// As [`WorkerLink::request`].
-    pub async fn spawn(&self, run: RunId, lease: LeaseId, steps: Vec<SpawnStep>) -> Result<Vec<StepState>, ClientError> {
+    pub async fn spawn(
+        &self,
+        run: RunId,
+        lease: LeaseId,
+        steps: Vec<SpawnStep>,
+    ) -> Result<Vec<StepState>, ClientError> {
         let count = steps.len();
         match self.request(Request::Spawn(Spawn { run, lease, steps })).await?.0 {
             Reply::Spawned(states) if states.len() == count => Ok(states),
@@ -271,157 +281,5 @@ impl WorkerLink {
 
     fn courier(&self) -> &Courier<WorkerHandler> {
         &self.0.0
-    }
-}
-
-/// What the request does to the leases. Outcomes over the bounds are refused here, while the lease can still be ended
-/// in another way.
-fn intent(request: &Request) -> Result<Intent, ClientError> {
-    Ok(match request {
-        Request::Spawn(spawn) => Intent::Spawn {
-            hold: (Work::Run(spawn.run), spawn.lease),
-            keys: spawn.steps.iter().map(|step| step.key.clone()).collect(),
-        },
-        Request::RecordStep(step) => {
-            step.result.check()?;
-            Intent::Record { hold: (Work::Run(step.run), step.lease) }
-        }
-        Request::CompleteTask(done) => {
-            check_outcome(&done.outcome)?;
-            Intent::End { hold: (Work::Task(done.task), done.lease) }
-        }
-        Request::CompleteRun(done) => {
-            check_outcome(&done.outcome)?;
-            Intent::End { hold: (Work::Run(done.run), done.lease) }
-        }
-        Request::Release(release) => Intent::End { hold: (release.work, release.lease) },
-        Request::ParkRun(park) => Intent::Park { hold: (Work::Run(park.run), park.lease) },
-        _ => Intent::Ask,
-    })
-}
-
-struct Ticket {
-    intent: Intent,
-    to: To,
-}
-
-enum To {
-    Token(u64),
-    Once(oneshot::Sender<Answered>),
-    Nobody,
-}
-
-impl Ticket {
-    fn quiet(intent: Intent) -> Self {
-        Self { intent, to: To::Nobody }
-    }
-}
-
-struct WorkerHandler {
-    leases: Mutex<Leases<Packed<Ticket>>>,
-    events: EventsIn<WorkerEvent>,
-}
-
-impl WorkerHandler {
-    /// Sends an admitted request, keeps it back, or answers it here.
-    fn dispatch(&self, courier: &Courier<Self>, packed: Packed<Ticket>) {
-        let mut leases = self.leases.lock();
-        match leases.begin(&packed.ticket.intent) {
-            Verdict::Send => {
-                drop(leases);
-                courier.submit(packed);
-            }
-            Verdict::Defer => {
-                if let Intent::End { hold } | Intent::Park { hold } = packed.ticket.intent {
-                    leases.defer(hold, packed);
-                }
-            }
-            Verdict::Superseded => {
-                drop(leases);
-                courier.drop_admitted(&packed);
-                let result = Ok((Reply::Done, Position::default()));
-                let mut batch = Vec::new();
-                answer(packed.ticket.to, result, &mut batch);
-                self.events.push_all(&mut batch);
-            }
-        }
-    }
-}
-
-impl Handler for WorkerHandler {
-    type Ticket = Ticket;
-
-    fn greeting(&self) -> Vec<(Request, Ticket)> {
-        let requests = self.leases.lock().greeting().into_iter();
-        let intent = |request: &Request| if matches!(request, Request::Resume(_)) { Intent::Resume } else { Intent::Ask };
-        requests.map(|request| (intent(&request), request)).map(|(intent, request)| (request, Ticket::quiet(intent))).collect()
-    }
-
-    fn credits(&self, out: &mut Vec<u8>) {
-        self.leases.lock().credits(out);
-    }
-
-    fn handle(&self, courier: &Courier<Self>, news: &mut Vec<News<Ticket>>) {
-        let (mut batch, mut back, mut released) = (Vec::with_capacity(news.len()), Vec::new(), Vec::new());
-        let mut over = false;
-        let mut leases = self.leases.lock();
-        for news in news.drain(..) {
-            match news {
-                News::Push(push) => leases.on_push(push, &mut batch, &mut back),
-                News::Answered { ticket, mut result } => {
-                    released.extend(leases.finish(&ticket.intent, &mut result, &mut batch));
-                    answer(ticket.to, result, &mut batch);
-                }
-                News::Connected { first, welcome } => batch.push(WorkerEvent::Connected { first, welcome }),
-                News::Disconnected => {
-                    leases.on_disconnected();
-                    batch.push(WorkerEvent::Disconnected);
-                }
-                News::Failed(error) => {
-                    error!(code = error.code(), %error, "worker cannot go on");
-                    batch.push(WorkerEvent::Failed(error));
-                    over = true;
-                }
-            }
-        }
-        // Under the lock, so that a drain finds every lease either not delivered or in the queue.
-        self.events.push_all(&mut batch);
-        let owes_credit = leases.owes_credit();
-        drop(leases);
-        for (work, lease) in back {
-            courier.submit_internal(Request::Release(Release { work, lease }), Ticket::quiet(Intent::Ask));
-        }
-        released.into_iter().for_each(|packed| self.dispatch(courier, packed));
-        if over {
-            self.events.close();
-        } else if owes_credit {
-            courier.wake();
-        }
-    }
-
-    async fn room(&self) {
-        self.events.room().await;
-    }
-
-    fn is_abandoned(ticket: &Ticket) -> bool {
-        match &ticket.to {
-            To::Once(waiter) => waiter.is_closed(),
-            To::Token(_) => false,
-            To::Nobody => true,
-        }
-    }
-}
-
-fn answer(to: To, result: Answered, batch: &mut Vec<WorkerEvent>) {
-    match to {
-        To::Once(waiter) => drop(waiter.send(result)),
-        To::Token(token) => batch.push(WorkerEvent::Answered { token, result }),
-        To::Nobody => {
-            if let Err(error) = result
-                && error != ClientError::Closed
-            {
-                warn!(code = error.code(), %error, "refused");
-            }
-        }
     }
 }

@@ -232,10 +232,8 @@ impl<R: DeserializeOwned + 'static> IntoFuture for StepHandle<R> {
     fn into_future(self) -> Self::IntoFuture {
         async move {
             let payload = self.payload().await?;
-            let unreadable = |error| StepFailed {
-                step: self.name.clone(),
-                failure: failure_of_client("coda.BadResult", &error),
-            };
+            let unreadable =
+                |error| StepFailed { step: self.name.clone(), failure: failure_of_client("coda.BadResult", &error) };
             from_json(&payload).map_err(unreadable)
         }
         .boxed()

@@ -51,12 +51,28 @@ impl GroupLog {
 
     /// Entries from the start of a range, in order; fewer than asked for once they take more than `bytes_max`.
     fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<RaftEntry>, StoreError> {
-        let (on_disk, entries) = self.tail.lock().read(range, bytes_max);
+        let (on_disk, entries) = self.tail.lock().read(range.clone(), bytes_max);
         if on_disk.is_empty() {
             return Ok(entries);
         }
-        let records = self.store.read(self.group, on_disk, bytes_max)?;
+        let records = self.store.read(self.group, on_disk.clone(), bytes_max)?;
+        if records.is_empty() {
+            // Nothing is left there, or never was: a log may begin anywhere.
+            return Ok(self.tail.lock().read(on_disk.end..range.end, bytes_max).1);
+        }
         records.iter().map(|(index, record)| decode_record(self.group.0, *index, record)).collect()
+    }
+
+    /// As `read`, for `apply`: an entry that should be there and is not must never look like the end of the log.
+    fn read_without_gap(&self, range: Range<u64>) -> Result<Vec<RaftEntry>, StoreError> {
+        let step = self.read(range.clone(), READ_BYTES_MAX)?;
+        let indexes = step.iter().map(|entry| entry.log_id.index());
+        let end = self.tail.lock().last().map_or(0, |last| last.index + 1).min(range.end);
+        if indexes.zip(range.start..).all(|(found, wanted)| found == wanted) && (!step.is_empty() || range.start >= end) {
+            return Ok(step);
+        }
+        let at = format!("in {}..{end} of group {}", range.start, self.group.0);
+        Err(StoreError::UnreadableRecord { at, why: "it is missing".into() })
     }
 
     fn read_all(&self, range: Range<u64>) -> Result<Vec<RaftEntry>, StoreError> {
@@ -100,7 +116,7 @@ impl RaftLogReader<Types> for GroupLog {
             if range.is_empty() {
                 return None;
             }
-            let step = match log.read(range.clone(), READ_BYTES_MAX) {
+            let step = match log.read_without_gap(range.clone()) {
                 Ok(step) => step,
                 Err(error) => return Some((vec![Err(error.into())], (log, 0..0))),
             };

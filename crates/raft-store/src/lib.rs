@@ -35,3 +35,8 @@ mod snapshot;
 
 // Openraft's calls to peers, over the seam.
 mod network;
+
+#[cfg(test)]
+mod snapshot_tests;
+#[cfg(test)]
+mod suite;

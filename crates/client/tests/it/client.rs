@@ -79,7 +79,7 @@ async fn a_reply_of_the_wrong_kind_is_an_error_with_a_code() {
         peer.answer(id, Reply::Done).await;
     };
     let ask = async {
-        assert_eq!(client.list_queues().await.unwrap(), [summary.clone()]);
+        assert_eq!(client.list_queues().await.unwrap(), std::slice::from_ref(&summary));
         assert_eq!(client.describe_queue("q").await.unwrap_err().code(), "CODA4012");
     };
     tokio::join!(serve, ask);

@@ -60,7 +60,10 @@ async fn a_version_mismatch_is_final_and_says_which_side_to_upgrade() {
     let (opened, ()) = tokio::join!(Link::open(node.options()), refuse);
     let error = opened.map(drop).unwrap_err();
     assert_eq!(error.code(), "CODA1005");
-    assert!(error.to_string().contains("the client speaks (1, 1), this node (5, 6); upgrade the older side"), "{error}");
+    assert!(
+        error.to_string().contains("the client speaks (1, 1), this node (5, 6); upgrade the older side"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -107,7 +110,9 @@ async fn large_frames_travel_on_streams_of_their_own_in_both_directions() {
     let (small, _) = peer.asked().await;
     let reply = Reply::Ended(Ok(Payload::json(vec![b'2'; LARGE_BYTES])));
     peer.write_alone(answer(large, Ok(reply.clone()))).await;
-    assert!(matches!(within(events.recv()).await, Some(Event::Answered { token: 1, result: Ok((got, _)) }) if got == reply));
+    assert!(
+        matches!(within(events.recv()).await, Some(Event::Answered { token: 1, result: Ok((got, _)) }) if got == reply)
+    );
     peer.answer(small, Reply::Done).await;
     assert!(matches!(within(events.recv()).await, Some(Event::Answered { token: 2, .. })));
 }
@@ -170,9 +175,11 @@ async fn what_is_unavailable_is_tried_again_and_a_rejection_is_not() {
     let (link, _events) = opened.unwrap();
     let asking = tokio::spawn(async move { link.request(submit(1)).await });
     let (id, first) = peer.asked().await;
-    for unavailable in
-        [Unavailable::Overloaded { retry_after_ms: 1 }, Unavailable::NotLeader { leader: None }, Unavailable::ShuttingDown]
-    {
+    for unavailable in [
+        Unavailable::Overloaded { retry_after_ms: 1 },
+        Unavailable::NotLeader { leader: None },
+        Unavailable::ShuttingDown,
+    ] {
         peer.refuse(id, unavailable).await;
         assert_eq!(peer.asked().await, (id, first.clone()));
     }
@@ -202,7 +209,8 @@ async fn bytes_that_are_no_frames_end_the_link_with_a_code() {
     let unknown_kind = [&9u32.to_be_bytes()[..], &[77; 9]].concat();
     let too_short = [&3u32.to_be_bytes()[..], &[1; 3]].concat();
     let malformed = [&10u32.to_be_bytes()[..], &[4; 10]].concat();
-    let expected = [(lying_length, "CODA1001"), (unknown_kind, "CODA1003"), (too_short, "CODA1002"), (malformed, "CODA1006")];
+    let expected =
+        [(lying_length, "CODA1001"), (unknown_kind, "CODA1003"), (too_short, "CODA1002"), (malformed, "CODA1006")];
     for (bytes, code) in expected {
         let node = Node::start();
         let (opened, mut peer) = tokio::join!(Link::open(node.options()), node.accept());

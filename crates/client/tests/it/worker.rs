@@ -102,7 +102,9 @@ async fn a_task_returns_fails_or_panics_and_the_worker_goes_on() {
     })
     .await;
     assert_eq!(s.execute_task(1, "21").await, json("42"));
-    let failed = |outcome: WorkOutcome| outcome.map_err(|failure| (failure.kind, failure.message, failure.retryable)).unwrap_err();
+    let failed = |outcome: WorkOutcome| {
+        outcome.map_err(|failure| (failure.kind, failure.message, failure.retryable)).unwrap_err()
+    };
     assert_eq!(failed(s.execute_task(2, "0").await), ("coda.Panicked".into(), "oh no".into(), true));
     let (_, message, retryable) = failed(s.execute_task(3, "1").await);
     assert_eq!((&*message, retryable), ("no", true));
@@ -144,14 +146,16 @@ async fn one_key_is_one_execution_and_a_remembered_one_is_none() {
         worker.workflow("flow", async |cx: WorkflowContext, ()| {
             let spawn = |key: &str| cx.spawn_task::<u32>("send", ()).key([key]).start();
             let (known, twice, same) = (spawn("known"), spawn("twice"), spawn("twice"));
-            let (fresh, other) = (cx.spawn_task::<u32>("send", ()).no_cache(), cx.spawn_task::<u32>("send", ()).no_cache());
+            let (fresh, other) =
+                (cx.spawn_task::<u32>("send", ()).no_cache(), cx.spawn_task::<u32>("send", ()).no_cache());
             let (fresh, other) = (fresh.start(), other.start());
             let failed = known.await? + twice.await? + same.await? + fresh.await?;
             Ok::<_, StepFailed>(failed + other.await?)
         })
     })
     .await;
-    let key = |part: &str| StepKey { cache_key: CacheKey::explicit(&[KeyPart::Str(part.into())]).unwrap(), ..task_key(0) };
+    let key =
+        |part: &str| StepKey { cache_key: CacheKey::explicit(&[KeyPart::Str(part.into())]).unwrap(), ..task_key(0) };
     s.start_run(vec![(key("known"), json("1"))]).await;
     let fresh = |n| StepKey { cache_key: CacheKey::fresh(LeaseId(1), n), ..task_key(0) };
     assert_eq!(s.spawned().await, [key("twice"), fresh(0), fresh(1)]);
@@ -175,7 +179,8 @@ async fn a_failed_step_is_raised_where_it_is_awaited() {
     .await;
     s.start_run(vec![]).await;
     let key = s.spawned().await.remove(0);
-    let failure = Failure { kind: "ValueError".into(), message: "bad".into(), traceback: String::new(), retryable: true };
+    let failure =
+        Failure { kind: "ValueError".into(), message: "bad".into(), traceback: String::new(), retryable: true };
     s.end_step(key, Err(failure), 1).await;
     let failure = s.run_ended().await.unwrap_err();
     assert_eq!((&*failure.kind, &*failure.message), ("coda.StepFailed", "step `send` failed: ValueError: bad"));

@@ -71,12 +71,15 @@ impl Story {
         let (opened, mut peer) = tokio::join!(WorkerLink::open(node.options(), vec![served]), node.accept());
         let (link, mut events) = opened.unwrap();
         let greeting = peer.worker_greeting().await;
-        assert_eq!(greeting, [
-            Request::Resume(Resume { held: vec![] }),
-            Request::Subscribe(subscribe()),
-            credit(WorkKind::Task, 4),
-            credit(WorkKind::Run, 4),
-        ]);
+        assert_eq!(
+            greeting,
+            [
+                Request::Resume(Resume { held: vec![] }),
+                Request::Subscribe(subscribe()),
+                credit(WorkKind::Task, 4),
+                credit(WorkKind::Run, 4),
+            ]
+        );
         assert!(matches!(within(events.recv()).await, Some(WorkerEvent::Connected { first: true, .. })));
         Self { node, link, events, peer }
     }
@@ -227,8 +230,11 @@ async fn a_drain_hands_back_what_was_not_started_and_takes_nothing_new() {
     asked.unwrap();
     s.link.drain();
     let (_, unsubscribe) = s.peer.asked().await;
-    assert!(matches!(unsubscribe, Request::Subscribe(Subscribe { tasks, workflows, .. }) if tasks.is_empty() && workflows.is_empty()));
-    let released = |n: u8| Request::Release(Release { work: Work::Task(TaskId([n; 16])), lease: LeaseId(u64::from(n)) });
+    assert!(
+        matches!(unsubscribe, Request::Subscribe(Subscribe { tasks, workflows, .. }) if tasks.is_empty() && workflows.is_empty())
+    );
+    let released =
+        |n: u8| Request::Release(Release { work: Work::Task(TaskId([n; 16])), lease: LeaseId(u64::from(n)) });
     assert_eq!(s.peer.asked().await.1, released(2));
     s.peer.push(task(3)).await;
     assert_eq!(s.peer.asked().await.1, released(3));

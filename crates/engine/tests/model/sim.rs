@@ -295,7 +295,9 @@ impl Sim {
         for worker in self.workers.iter().filter(|worker| worker.connected && !worker.resuming) {
             let names = entry.name_sets.len() as u32;
             entry.name_sets.push(Arc::from(worker.names.clone()));
-            for (kind, max, used) in [(WorkKind::Task, 3usize, worker.tasks.len()), (WorkKind::Run, 2, worker.runs.len())] {
+            for (kind, max, used) in
+                [(WorkKind::Task, 3usize, worker.tasks.len()), (WorkKind::Run, 2, worker.runs.len())]
+            {
                 let slots = self.rng.random_range(0..=max).saturating_sub(used) as u32;
                 let queues = QUEUES.into_iter().filter(|_| slots > 0);
                 let grant = |queue: &str| Grant { session: worker.session, queue: queue.into(), kind, names, slots };
@@ -428,7 +430,9 @@ impl Sim {
     fn is_done(&self) -> bool {
         let tasks = self.tasks.iter().all(|task| !matches!(query::task_outcome(&self.kv, GROUP, *task), Ok(None)));
         let runs = self.runs.iter().all(|run| !matches!(query::run_outcome(&self.kv, GROUP, *run), Ok(None)));
-        tasks && runs && query::queues(&self.kv, GROUP).iter().all(|queue| queue.ready + queue.leased + queue.delayed == 0)
+        tasks
+            && runs
+            && query::queues(&self.kv, GROUP).iter().all(|queue| queue.ready + queue.leased + queue.delayed == 0)
     }
 
     /// Without further faults everything comes to its end, by hints alone.

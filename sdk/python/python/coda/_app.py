@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 class TaskDecorator(Protocol):
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> Task[P, Coroutine[Any, Any, T], T]: ...  # type: ignore[overload-overlap]
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> Task[P, Coroutine[Any, Any, T], T]: ...
     @overload
     def __call__(self, fn: Callable[P, T], /) -> Task[P, T, T]: ...
 
@@ -45,7 +45,7 @@ class App:
         return f"<coda.App {self.name!r}: {len(self.tasks)} tasks, {len(self.workflows)} workflows>"
 
     @overload
-    def task(self, name: Callable[P, Coroutine[Any, Any, T]], /) -> Task[P, Coroutine[Any, Any, T], T]: ...  # type: ignore[overload-overlap]
+    def task(self, name: Callable[P, Coroutine[Any, Any, T]], /) -> Task[P, Coroutine[Any, Any, T], T]: ...
     @overload
     def task(self, name: Callable[P, T], /) -> Task[P, T, T]: ...
     @overload
@@ -128,7 +128,7 @@ class App:
         are not repeated.
         """
 
-        def decorate(fn: Callable[..., Coroutine[Any, Any, Any]]) -> Workflow[..., Any]:
+        def decorate(fn: Any) -> Workflow[..., Any]:
             definition: Workflow[..., Any] = Workflow(
                 fn,
                 name=None if callable(name) else name,

@@ -84,8 +84,8 @@ class Work(Generic[T]):
 
     def read(self, outcome: Outcome) -> T:
         if len(outcome) == 2:
-            return self.decode(outcome)  # type: ignore[arg-type]
-        raise step_failed(self.failed, self.name, outcome)  # type: ignore[arg-type]
+            return self.decode(outcome)
+        raise step_failed(self.failed, self.name, outcome)
 
 
 class Waits:

@@ -162,6 +162,7 @@ class Client:
     ) -> Any:
         """Starts a run and waits for its result. Raises `coda.RunFailed` if it fails."""
         call, work = calls.start_run(workflow, args, run_id, Options(queue, priority, max_retries, delay))
+
         def begin(channel: Channel, ended: Then) -> None:
             def started(_: Any, error: CodaError | None) -> None:
                 if error is None:
@@ -270,9 +271,7 @@ class Client:
     def _result(self, work: Work[T], timeout: float | None) -> T:
         return work.read(self._do(lambda _, then: self._waits.add(work, then), timeout, work))
 
-    def _do(
-        self, begin: Callable[[Channel, Then], None], timeout: float | None, work: Work[Any] | None
-    ) -> Any:
+    def _do(self, begin: Callable[[Channel, Then], None], timeout: float | None, work: Work[Any] | None) -> Any:
         # Before the lock: in a forked child, a thread that does not exist there may hold it.
         if self._pid != os.getpid():
             raise ForkedError

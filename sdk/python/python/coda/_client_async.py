@@ -249,7 +249,9 @@ class AsyncClient:
             # Its futures went with it.
             self._connected = None if self._connected is None else []
         else:
-            raise RuntimeError("this client belongs to another event loop, which is still open: use one client per loop")
+            raise RuntimeError(
+                "this client belongs to another event loop, which is still open: use one client per loop"
+            )
         try:
             self._fd = channel.port.fileno()
         except RuntimeError as error:

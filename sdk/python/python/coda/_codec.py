@@ -53,7 +53,7 @@ class JsonCodec:
     """JSON, and beyond it: tuple, set, frozenset, bytes, UUID, datetime, date, time, timedelta, Decimal, Enum,
     dataclasses, dictionaries with keys that are no strings, and floats that are no numbers."""
 
-    name: Final = "json"
+    name = "json"
 
     def encode(self, value: Any) -> bytes:
         try:

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from ._definitions import Definition, Task, Workflow, check_name, default_name
 from ._errors import OutsideWorkflowError
@@ -25,8 +25,8 @@ __all__ = ["Args", "CacheKey", "Context", "CurrentTask", "context", "current_tas
 T = TypeVar("T")
 
 #: Arguments by name, or by position.
-Args: TypeAlias = Union[Mapping[str, Any], Sequence[Any]]
-CacheKey: TypeAlias = Union[Sequence[CachePart], NoCache]
+Args: TypeAlias = Mapping[str, Any] | Sequence[Any]
+CacheKey: TypeAlias = Sequence[CachePart] | NoCache
 
 CURRENT_RUN: ContextVar[Run | None] = ContextVar("coda_run", default=None)
 
@@ -188,7 +188,7 @@ class Context:
         self, fn: Task[..., Any, T], args: Args | None = None, *, cache_key: CacheKey | None = None
     ) -> Handle[T]: ...
     @overload
-    def run(  # type: ignore[overload-overlap]
+    def run(
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         args: Args | None = None,

@@ -7,12 +7,12 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from ._codec import Codec, codec_of, decode_payload, encode_payload
 from ._convert import Arguments, converter, hints_of
 from ._native import NAME_BYTES_MAX
-from ._policy import Backoff, RetryOn, Retries, check_priority
+from ._policy import Backoff, Retries, RetryOn, check_priority
 from ._wire import Payload
 
 __all__ = ["Task", "Workflow"]
@@ -60,7 +60,7 @@ class Definition(Generic[T]):
         priority: int,
         codec: Codec | str | None,
     ) -> None:
-        functools.update_wrapper(self, fn)
+        functools.update_wrapper(cast(Callable[..., Any], self), fn)
         self.fn = fn
         self.name = check_name(default_name(fn) if name is None else name, self.what)
         self.queue = check_name(queue, "queue")
@@ -89,7 +89,7 @@ class Definition(Generic[T]):
             self._result = (converter(hints_of(self.fn).get("return", Any)),)
         value = decode_payload(payload)
         (change,) = self._result
-        return value if change is None else change(value)
+        return cast(T, value if change is None else change(value))
 
     def __repr__(self) -> str:
         return f"<coda.{type(self).__name__} {self.name!r} on queue {self.queue!r}>"

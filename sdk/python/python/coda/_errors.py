@@ -1,22 +1,22 @@
 """Everything Coda raises.
 
-    Exception
-    └── CodaError                    .code, listed with its remedy in docs/errors.md
-        ├── ConnectError             no cluster is configured, reachable or trusted
-        ├── ClosedError              the client is closed
-        ├── Rejected                 the cluster's rules refuse the request
-        │   ├── NotFoundError        no such run, task or queue
-        │   ├── ConflictError        the id already names other work
-        │   └── TooLargeError        a payload, key or request is over its limit
-        ├── ResultTimeout            (also TimeoutError) no result yet; the work goes on
-        ├── CodecError               (also TypeError) a value cannot be carried, or not read
-        ├── OutsideWorkflowError     (also RuntimeError) coda.context without a workflow
-        ├── ForkedError              (also RuntimeError) a connection that belongs to the parent process
-        ├── LeaseLostError           this execution has been superseded: stop working
-        └── StepFailed               .kind .message .remote_traceback .matches(type)
-            ├── TaskFailed           a task, spawned, inline or submitted
-            ├── RunFailed            a run, a child or one that was started
-            └── WorkerLost           its workers vanished again and again
+Exception
+└── CodaError                    .code, listed with its remedy in docs/errors.md
+    ├── ConnectError             no cluster is configured, reachable or trusted
+    ├── ClosedError              the client is closed
+    ├── Rejected                 the cluster's rules refuse the request
+    │   ├── NotFoundError        no such run, task or queue
+    │   ├── ConflictError        the id already names other work
+    │   └── TooLargeError        a payload, key or request is over its limit
+    ├── ResultTimeout            (also TimeoutError) no result yet; the work goes on
+    ├── CodecError               (also TypeError) a value cannot be carried, or not read
+    ├── OutsideWorkflowError     (also RuntimeError) coda.context without a workflow
+    ├── ForkedError              (also RuntimeError) a connection that belongs to the parent process
+    ├── LeaseLostError           this execution has been superseded: stop working
+    └── StepFailed               .kind .message .remote_traceback .matches(type)
+        ├── TaskFailed           a task, spawned, inline or submitted
+        ├── RunFailed            a run, a child or one that was started
+        └── WorkerLost           its workers vanished again and again
 """
 
 from __future__ import annotations

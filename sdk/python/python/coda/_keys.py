@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 from enum import Enum
 from struct import Struct
-from typing import Any, Final, TypeAlias, Union
+from typing import Any, Final, TypeAlias
 
 from ._errors import TooLargeError
 from ._native import CACHE_KEY_BYTES_MAX
@@ -33,9 +33,19 @@ class NoCache(Enum):
 #: As a `cache_key`: never reuse a result, run the step again on every replay.
 NO_CACHE: Final = NoCache.NO_CACHE
 
-CachePart: TypeAlias = Union[
-    None, bool, int, float, str, bytes, uuid.UUID, datetime.datetime, datetime.date, Enum, Sequence["CachePart"]
-]
+CachePart: TypeAlias = (
+    bool
+    | int
+    | float
+    | str
+    | bytes
+    | uuid.UUID
+    | datetime.datetime
+    | datetime.date
+    | Enum
+    | Sequence["CachePart"]
+    | None
+)
 
 _AUTO: Final = b"\x00"
 _EXPLICIT: Final = b"\x01"

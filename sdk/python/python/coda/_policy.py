@@ -7,16 +7,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 from ._native import DELAY_MS_MAX, PRIORITY_MAX, RETRIES_MAX
 from ._wire import Policy
 
 __all__ = ["Backoff", "RetryOn"]
 
-RetryOn: TypeAlias = Union[
-    type[BaseException], tuple[type[BaseException], ...], Callable[[BaseException], bool]
-]
+RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 
 log = logging.getLogger("coda.worker")
 
@@ -89,10 +87,8 @@ class Retries:
         )
 
 
-NEVER: Policy = Retries.of(None, None, DEFAULT_BACKOFF).wire()
-
-
 def _checked(retry_on: RetryOn) -> RetryOn:
+    wrong: list[object]
     if isinstance(retry_on, tuple):
         wrong = [each for each in retry_on if not (isinstance(each, type) and issubclass(each, BaseException))]
     elif isinstance(retry_on, type):
@@ -127,3 +123,7 @@ def delay_ms(delay: float | timedelta | None) -> int:
     if not 0 <= ms <= DELAY_MS_MAX:
         raise ValueError(f"delay must be from 0 seconds to a year, not {delay!r}")
     return ms
+
+
+#: The policy of work that is named by a string.
+NEVER: Policy = Retries.of(None, None, DEFAULT_BACKOFF).wire()

@@ -90,5 +90,7 @@ def find(module: str, qualname: str) -> Task[..., Any, Any]:
     for part in qualname.split("."):
         found = getattr(found, part, None)
     if not isinstance(found, Task):
-        raise TypeError(f"{module}.{qualname} is {found!r} and no task: executor='process' needs the decorated function")
+        raise TypeError(
+            f"{module}.{qualname} is {found!r} and no task: executor='process' needs the decorated function"
+        )
     return found

@@ -1,12 +1,12 @@
 """A run that this worker executes: its memo, the steps it has spawned, and what it still waits for.
 
-    lease ──▶ EXECUTING ──function returns or raises──▶ complete ──▶ over
-                 │  ▲
-        only waits  │ not idle
-                 ▼  │
-               PARKING ──▶ over (cancelled here; runs again from the top when a step ends)
+lease ──▶ EXECUTING ──function returns or raises──▶ complete ──▶ over
+             │  ▲
+    only waits  │ not idle
+             ▼  │
+           PARKING ──▶ over (cancelled here; runs again from the top when a step ends)
 
-    lost or released: over, cancelled at once; whatever it still asks for raises LeaseLostError
+lost or released: over, cancelled at once; whatever it still asks for raises LeaseLostError
 """
 
 from __future__ import annotations
@@ -61,6 +61,13 @@ class Run:
         run_sync: RunSync,
         on_over: Callable[[Run], None],
     ) -> None:
+        self.id: bytes
+        self.lease: int
+        self.queue: str
+        self.workflow: str
+        self.attempt: int
+        #: The largest number of ended steps that this execution knows of.
+        self.seen: int
         _, self.id, self.lease, self.queue, self.workflow, self._input, self.attempt, self.seen, memo = event
         self.loop = loop
         self.over = False
@@ -154,8 +161,7 @@ class Run:
         decode = definition.decode_result if definition else decode_payload
         failed = RunFailed if kind == STEP_WORKFLOW else TaskFailed
         # Wrong arguments are a mistake of the caller on every execution, also when the result is known.
-        if definition is not None:
-            bound = definition.arguments.bind(args)
+        bound = args if definition is None else definition.arguments.bind(args)
         step = self._steps.get(key)
         if step is None:
             step = self._steps[key] = Step(key)
@@ -163,7 +169,7 @@ class Run:
             if known is not None:
                 step.end(known)
             else:
-                payload = definition.encode_args(bound) if definition else encode_untyped(name, args)
+                payload = definition.encode_args(bound) if definition else encode_untyped(name, bound)
                 queue, priority, policy, delay = rest(definition)
                 if not self._batch:
                     self._channel.pack_later(self._pack)

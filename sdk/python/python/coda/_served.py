@@ -6,17 +6,17 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 from . import _app
 from ._app import App
-from ._definitions import Definition, HowRun, Task, Workflow
+from ._definitions import Definition, HowRun
 from ._native import CREDIT_MAX
 from ._wire import Served
 
 __all__: list[str] = []
 
-Source: TypeAlias = Union[App, ModuleType, Iterable[Definition[Any]]]
+Source: TypeAlias = App | ModuleType | Iterable[Definition[Any]]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ jitter_percent)`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, TypeAlias, Union
+from typing import Any, Final, Protocol, TypeAlias
 
 __all__: list[str] = []
 
 Payload: TypeAlias = tuple[str, bytes]
 Failure: TypeAlias = tuple[str, str, str, bool]
-Outcome: TypeAlias = Union[Payload, Failure]
+Outcome: TypeAlias = Payload | Failure
 Policy: TypeAlias = tuple[int, int, int, int, int]
 Event: TypeAlias = tuple[Any, ...]
 Request: TypeAlias = tuple[Any, ...]

@@ -119,7 +119,7 @@ class Worker:
 
     def run(self) -> None:
         """Serves until SIGTERM or Ctrl-C, then drains. A second signal hurries."""
-        with asyncio.Runner(loop_factory=_loop_factory()) if sys.version_info >= (3, 11) else _Runner() as runner:
+        with _runner() as runner:
             runner.run(self._run_until_signal())
 
     async def _run_until_signal(self) -> None:
@@ -395,25 +395,32 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-class _Runner:
-    """`asyncio.Runner` for Python 3.10."""
+if sys.version_info >= (3, 11):
 
-    def __enter__(self) -> _Runner:
-        self._loop = (_loop_factory() or asyncio.new_event_loop)()
-        asyncio.set_event_loop(self._loop)
-        return self
+    def _runner() -> asyncio.Runner:
+        return asyncio.Runner(loop_factory=_loop_factory())
 
-    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._loop.run_until_complete(coroutine)
+else:
 
-    def __exit__(self, *_: object) -> None:
-        left = asyncio.all_tasks(self._loop)
-        for task in left:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        asyncio.set_event_loop(None)
-        self._loop.close()
+    class _runner:
+        """What this module needs of `asyncio.Runner`."""
+
+        def __enter__(self) -> _runner:
+            self._loop = (_loop_factory() or asyncio.new_event_loop)()
+            asyncio.set_event_loop(self._loop)
+            return self
+
+        def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+            self._loop.run_until_complete(coroutine)
+
+        def __exit__(self, *_: object) -> None:
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            asyncio.set_event_loop(None)
+            self._loop.close()
 
 
 def _watch_timers(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:

@@ -1,13 +1,15 @@
 use bytes::BytesMut;
 use coda_protocol::cache_key::CacheKey;
-use coda_protocol::ids::{RunId, TaskId};
+use coda_protocol::ids::{Position, RunId, TaskId};
 use coda_protocol::payload::Payload;
 use coda_protocol::push::TaskLease;
 use coda_protocol::reject::Reject;
+use coda_protocol::reply::{Reply, StepState};
 use coda_protocol::request::StepKind;
 use proptest::prelude::*;
 
 use super::*;
+use crate::link::Answered;
 
 const QUEUE: &str = "emails";
 const SLOTS: u32 = 4;
@@ -25,12 +27,8 @@ impl World {
         let names = |name: &str| vec![name.into()];
         let subscribe = Subscribe { queue: QUEUE.into(), tasks: names("send"), workflows: names("flow") };
         let served = Served { subscribe, task_slots: SLOTS, run_slots: SLOTS };
-        let mut world = Self {
-            leases: Leases::new(vec![served]).unwrap(),
-            events: Vec::new(),
-            back: Vec::new(),
-            credit: [0; 2],
-        };
+        let mut world =
+            Self { leases: Leases::new(vec![served]).unwrap(), events: Vec::new(), back: Vec::new(), credit: [0; 2] };
         world.connect();
         world
     }
@@ -80,7 +78,8 @@ impl World {
 
     fn page(&mut self, n: u8, keys: &[u32]) {
         let items = keys.iter().map(|n| (key(*n), Ok(Payload::json("2")))).collect();
-        let page = MemoPage { run: RunId([n; 16]), lease: LeaseId(u64::from(n)), steps_ended: keys.len() as u32, items };
+        let page =
+            MemoPage { run: RunId([n; 16]), lease: LeaseId(u64::from(n)), steps_ended: keys.len() as u32, items };
         self.push(Push::Memo(page));
     }
 

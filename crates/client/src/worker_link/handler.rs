@@ -1,0 +1,172 @@
+//! Between the courier and the leases: what requests mean, what news do, who is told.
+
+use coda_protocol::ids::{Position, Work};
+use coda_protocol::payload::check_outcome;
+use coda_protocol::reply::Reply;
+use coda_protocol::request::{Release, Request};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tracing::{error, warn};
+
+use super::WorkerEvent;
+use crate::courier::{Courier, Handler, News, Packed};
+use crate::error::ClientError;
+use crate::events::EventsIn;
+use crate::leases::{Intent, Leases, Verdict};
+use crate::link::Answered;
+
+/// What the request does to the leases. Outcomes over the bounds are refused here, while the lease can still be ended
+/// in another way.
+pub(super) fn intent(request: &Request) -> Result<Intent, ClientError> {
+    Ok(match request {
+        Request::Spawn(spawn) => Intent::Spawn {
+            hold: (Work::Run(spawn.run), spawn.lease),
+            keys: spawn.steps.iter().map(|step| step.key.clone()).collect(),
+        },
+        Request::RecordStep(step) => {
+            step.result.check()?;
+            Intent::Record { hold: (Work::Run(step.run), step.lease) }
+        }
+        Request::CompleteTask(done) => {
+            check_outcome(&done.outcome)?;
+            Intent::End { hold: (Work::Task(done.task), done.lease) }
+        }
+        Request::CompleteRun(done) => {
+            check_outcome(&done.outcome)?;
+            Intent::End { hold: (Work::Run(done.run), done.lease) }
+        }
+        Request::Release(release) => Intent::End { hold: (release.work, release.lease) },
+        Request::ParkRun(park) => Intent::Park { hold: (Work::Run(park.run), park.lease) },
+        _ => Intent::Ask,
+    })
+}
+
+pub(crate) struct Ticket {
+    pub intent: Intent,
+    pub to: To,
+}
+
+pub(crate) enum To {
+    Token(u64),
+    Once(oneshot::Sender<Answered>),
+    Nobody,
+}
+
+impl Ticket {
+    pub(crate) fn quiet(intent: Intent) -> Self {
+        Self { intent, to: To::Nobody }
+    }
+}
+
+pub(crate) struct WorkerHandler {
+    pub leases: Mutex<Leases<Packed<Ticket>>>,
+    pub events: EventsIn<WorkerEvent>,
+}
+
+impl WorkerHandler {
+    /// Sends an admitted request, keeps it back, or answers it here.
+    pub(crate) fn dispatch(&self, courier: &Courier<Self>, packed: Packed<Ticket>) {
+        let mut leases = self.leases.lock();
+        match leases.begin(&packed.ticket.intent) {
+            Verdict::Send => {
+                drop(leases);
+                courier.submit(packed);
+            }
+            Verdict::Defer => {
+                if let Intent::End { hold } | Intent::Park { hold } = packed.ticket.intent {
+                    leases.defer(hold, packed);
+                }
+            }
+            Verdict::Superseded => {
+                drop(leases);
+                courier.drop_admitted(&packed);
+                let result = Ok((Reply::Done, Position::default()));
+                let mut batch = Vec::new();
+                answer(packed.ticket.to, result, &mut batch);
+                self.events.push_all(&mut batch);
+            }
+        }
+    }
+}
+
+impl Handler for WorkerHandler {
+    type Ticket = Ticket;
+
+    fn greeting(&self) -> Vec<(Request, Ticket)> {
+        let requests = self.leases.lock().greeting().into_iter();
+        let intent =
+            |request: &Request| if matches!(request, Request::Resume(_)) { Intent::Resume } else { Intent::Ask };
+        requests
+            .map(|request| (intent(&request), request))
+            .map(|(intent, request)| (request, Ticket::quiet(intent)))
+            .collect()
+    }
+
+    fn credits(&self, out: &mut Vec<u8>) {
+        self.leases.lock().credits(out);
+    }
+
+    fn handle(&self, courier: &Courier<Self>, news: &mut Vec<News<Ticket>>) {
+        let (mut batch, mut back, mut released) = (Vec::with_capacity(news.len()), Vec::new(), Vec::new());
+        let mut over = false;
+        let mut leases = self.leases.lock();
+        for news in news.drain(..) {
+            match news {
+                News::Push(push) => leases.on_push(push, &mut batch, &mut back),
+                News::Answered { ticket, mut result } => {
+                    released.extend(leases.finish(&ticket.intent, &mut result, &mut batch));
+                    answer(ticket.to, result, &mut batch);
+                }
+                News::Connected { first, welcome } => batch.push(WorkerEvent::Connected { first, welcome }),
+                News::Disconnected => {
+                    leases.on_disconnected();
+                    batch.push(WorkerEvent::Disconnected);
+                }
+                News::Failed(error) => {
+                    error!(code = error.code(), %error, "worker cannot go on");
+                    batch.push(WorkerEvent::Failed(error));
+                    over = true;
+                }
+            }
+        }
+        // Under the lock, so that a drain finds every lease either not delivered or in the queue.
+        self.events.push_all(&mut batch);
+        let owes_credit = leases.owes_credit();
+        drop(leases);
+        for (work, lease) in back {
+            courier.submit_internal(Request::Release(Release { work, lease }), Ticket::quiet(Intent::Ask));
+        }
+        released.into_iter().for_each(|packed| self.dispatch(courier, packed));
+        if over {
+            self.events.close();
+        } else if owes_credit {
+            courier.wake();
+        }
+    }
+
+    async fn room(&self) {
+        self.events.room().await;
+    }
+
+    fn is_abandoned(ticket: &Ticket) -> bool {
+        match &ticket.to {
+            To::Once(waiter) => waiter.is_closed(),
+            To::Token(_) => false,
+            To::Nobody => true,
+        }
+    }
+}
+
+fn answer(to: To, result: Answered, batch: &mut Vec<WorkerEvent>) {
+    match to {
+        To::Once(waiter) => drop(waiter.send(result)),
+        To::Token(token) => batch.push(WorkerEvent::Answered { token, result }),
+        To::Nobody => {
+            if let Err(error) = result
+                && error != ClientError::Closed
+            {
+                warn!(code = error.code(), %error, "refused");
+            }
+        }
+    }
+}

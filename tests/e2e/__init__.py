@@ -1,0 +1,1 @@
+"""End-to-end tests: real nodes, real workers, real kills. See ../README.md."""
