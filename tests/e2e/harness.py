@@ -46,6 +46,8 @@ ALARMS = re.compile(
     r"panicked at|\bERROR\b|cannot handle an event|was never retrieved|Exception ignored|was never awaited"
     r"|Exception in callback|Fatal Python error"
 )
+#: What follows from what tests do on purpose.
+OUR_DOING = re.compile(r"was killed by SIGKILL")
 
 
 def number_from_env(name: str, default: int) -> int:
@@ -358,7 +360,7 @@ class Project:
         self.logs.mkdir(parents=True)
         self.mark = uuid.uuid4().hex
         self.processes: list[Process] = []
-        #: Alarms that a test expects.
+        #: Words of the alarms that a test expects.
         self.expected_alarms: list[str] = []
         bins = dict.fromkeys(str(Path(program(name)).parent) for name in ("coda", "coda-worker"))
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("CODA_", "PYTEST_"))}
@@ -378,6 +380,12 @@ class Project:
 
     def workers(self, module: str, *options: str, **rest: Any) -> Workers:
         return Workers(self, f"e2e.programs.{module}", *options, **rest).start()
+
+    def supervised_workers(self, module: str, *options: str, n: int, name: str = "workers") -> Workers:
+        """`coda run -n N -- coda-worker -n 0 MODULE`: the children execute, and `coda run` keeps them."""
+        worker = [program("coda-worker"), "-n", "0", f"e2e.programs.{module}"]
+        command = [program("coda"), "run", "-n", str(n), *options, "--", *worker]
+        return Workers(self, module, n=n, name=name, command=command).start()
 
     def command(self, *command: str, timeout: float = PATIENCE_S, env: Mapping[str, str] | None = None) -> Done:
         """Runs a command to its end, in the project's folder."""
@@ -450,7 +458,8 @@ class Project:
     def alarms(self) -> Iterator[str]:
         for process in self.processes:
             for line in process.said().splitlines():
-                if ALARMS.search(line) and not any(each in line for each in self.expected_alarms):
+                expected = OUR_DOING.search(line) or any(each in line for each in self.expected_alarms)
+                if ALARMS.search(line) and not expected:
                     yield f"{process.name} logged: {line}"
 
     def __enter__(self) -> Self:

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use coda_client::ConnectOptions;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::NamedTempFile;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -21,7 +22,13 @@ pub struct Node {
     pub pid: Option<u32>,
     /// Where the disk is measured.
     pub disk: Option<PathBuf>,
-    started: Option<Child>,
+    started: Option<Started>,
+}
+
+struct Started {
+    child: Child,
+    /// What it says to people; shown only when something is wrong.
+    said: NamedTempFile,
 }
 
 impl Node {
@@ -51,12 +58,15 @@ impl Node {
         }
         // `--ephemeral` puts its data into the temporary folder.
         command.env("TMPDIR", &disk).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        let said = NamedTempFile::new()?;
+        command.stderr(said.reopen()?);
         let why = || format!("cannot start {}: build it with `make build`, or say --coda-bin", program.display());
         let mut child = command.spawn().with_context(why)?;
         let ready = tokio::time::timeout(STARTS_WITHIN, greeting(&mut child)).await;
-        let (address, ca) = ready.context("the node did not say that it is ready")??;
         let pid = child.id();
-        Ok(Self { address, ca, pid, disk: Some(disk), started: Some(child) })
+        let started = Started { child, said };
+        let (address, ca) = started.explain(ready.context("the node did not say that it is ready").flatten())?;
+        Ok(Self { address, ca, pid, disk: Some(disk), started: Some(started) })
     }
 
     pub fn options(&self) -> anyhow::Result<ConnectOptions> {
@@ -66,7 +76,8 @@ impl Node {
 
     /// Ends what was started here, cleanly if it can.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        let Some(mut child) = self.started.take() else { return Ok(()) };
+        let Some(mut started) = self.started.take() else { return Ok(()) };
+        let child = &mut started.child;
         if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
             kill_process(pid, Signal::TERM)?;
         }
@@ -75,10 +86,17 @@ impl Node {
             bail!("the node did not stop within {STOPS_WITHIN:?}");
         };
         let status = status?;
-        if !status.success() {
-            bail!("the node ended with {status}");
-        }
-        Ok(())
+        started.explain(if status.success() { Ok(()) } else { Err(anyhow!("the node ended with {status}")) })
+    }
+}
+
+impl Started {
+    /// Adds what the node said to an error.
+    fn explain<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        result.map_err(|error| match std::fs::read_to_string(self.said.path()) {
+            Ok(said) if !said.is_empty() => error.context(said),
+            Ok(_) | Err(_) => error,
+        })
     }
 }
 
@@ -102,5 +120,5 @@ async fn greeting(child: &mut Child) -> anyhow::Result<(String, PathBuf)> {
             return Ok(found);
         }
     }
-    bail!("the node ended before it was ready, see above")
+    bail!("the node ended before it was ready")
 }

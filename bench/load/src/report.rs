@@ -90,7 +90,8 @@ impl Figures {
         let client_cpu_s = after.own.cpu_s - before.own.cpu_s;
         let machine_busy_s = after.machine.busy_s - before.machine.busy_s;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
-        let others = |server: f64| ((machine_busy_s - server - worker_cpu_s - client_cpu_s) / (wall_s * cores)).max(0.0);
+        let others =
+            |server: f64| ((machine_busy_s - server - worker_cpu_s - client_cpu_s) / (wall_s * cores)).max(0.0);
 
         let main = if measured.began.is_empty() { &measured.ended } else { &measured.began };
         let disk = setting.disk.block.map(|(before, after)| f64::midpoint(before, after));
@@ -154,7 +155,20 @@ fn ms(latencies: &Latencies, quantile: f64) -> f64 {
 /// What a person reads: how fast, at what cost, and against which limit.
 pub fn tables(figures: &[Figures]) -> String {
     let speed = table(
-        &["", "in flight", "tasks/s", "runs/s", "p50 ms", "p90", "p99", "p99.9", "max", "accepted p50", "p99", "others' CPU"],
+        &[
+            "",
+            "in flight",
+            "tasks/s",
+            "runs/s",
+            "p50 ms",
+            "p90",
+            "p99",
+            "p99.9",
+            "max",
+            "accepted p50",
+            "p99",
+            "others' CPU",
+        ],
         figures,
         |f| {
             vec![
@@ -173,7 +187,19 @@ pub fn tables(figures: &[Figures]) -> String {
         },
     );
     let cost = table(
-        &["", "node CPU s/1k", "rest CPU s/1k", "node RSS MB", "cmds/entry", "cmds/sync", "syncs/s", "disk can", "log B/task", "written B/task", "core ms"],
+        &[
+            "",
+            "node CPU s/1k",
+            "rest CPU s/1k",
+            "node RSS MB",
+            "cmds/entry",
+            "cmds/sync",
+            "syncs/s",
+            "disk can",
+            "log B/task",
+            "written B/task",
+            "core ms",
+        ],
         figures,
         |f| {
             vec![

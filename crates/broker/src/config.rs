@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use coda_protocol::limits::{
+    CACHE_KEY_BYTES_MAX, ENTRY_BYTES_MAX, NAME_BYTES_MAX, SPAWN_BYTES_MAX, SPAWN_STEPS_MAX, SUBSCRIPTION_NAMES_MAX,
+};
+
 /// How to start a node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -26,12 +30,22 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 pub const SESSION_GRACE: Duration = Duration::from_secs(2);
 /// The same after a new leader took over, when all sessions have to find it first.
 pub const RECLAIM_GRACE: Duration = Duration::from_secs(10);
+/// A stream may fail a moment before its connection says why it ended.
+pub const CLOSE_REASON_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes that may wait to be sent to one session: past it the session is too slow to keep.
 pub const OUTBOX_BYTES_MAX: usize = 128 << 20;
 /// Bytes of requests that may wait for a group's proposer.
 pub const PROPOSER_BYTES_MAX: usize = 64 << 20;
 /// Sessions whose free slots travel with one entry.
 pub const GRANTS_PER_ENTRY_MAX: usize = 64;
+/// Bytes of an entry that grants may take, with the names and lanes that come with them.
+pub const GRANT_BYTES_PER_ENTRY_MAX: usize = 1 << 20;
+/// Queues with a subscriber at once.
+pub const QUEUES_SERVED_MAX: usize = 16_384;
+/// Actors that bring runs to workers; workflow names share them beyond this.
+pub const WORKFLOW_ACTORS_MAX: u64 = 256;
+/// Bytes of the first frame of a connection.
+pub const HELLO_BYTES_MAX: usize = 4 << 10;
 /// What an overloaded node asks of its clients.
 pub const RETRY_AFTER_MS: u64 = 50;
 /// A leader whose actors fail this often within [`LEADER_RESTART_WINDOW`] cannot go on.
@@ -41,3 +55,11 @@ pub const LEADER_RESTART_WINDOW: Duration = Duration::from_secs(60);
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Before a proposal that had no effect is made again.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
+/// One set of names must fit, or its session would never be offered work.
+const _: () = assert!(2 * SUBSCRIPTION_NAMES_MAX * (NAME_BYTES_MAX + 64) < GRANT_BYTES_PER_ENTRY_MAX);
+/// So must the largest command, a full `Spawn`, beside the grants.
+const _: () = assert!(
+    SPAWN_BYTES_MAX + SPAWN_STEPS_MAX * (CACHE_KEY_BYTES_MAX + 2 * NAME_BYTES_MAX + 256) + GRANT_BYTES_PER_ENTRY_MAX
+        < ENTRY_BYTES_MAX
+);

@@ -7,13 +7,15 @@ use bytes::{Bytes, BytesMut};
 use coda_protocol::frame::{CLOSE_GOODBYE, CLOSE_REPLACED, CLOSE_SHUTDOWN, Frame, FrameError};
 use coda_protocol::limits::{FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX};
 use coda_protocol::push::Push;
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ReadToEndError, RecvStream, SendStream, VarInt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::config::{CLOSE_REASON_TIMEOUT, OUTBOX_BYTES_MAX};
 use crate::endpoint::{Greeted, Host, READ_BYTES, close_for};
 use crate::messages::{AbortOnDrop, SessionMsg, SupervisorMsg};
-use crate::outbox::{self, Outgoing};
+use crate::outbox::{self, InTransit, Outgoing};
 use crate::session::Session;
 
 /// Frames taken for one write, and the bytes after which a write goes out.
@@ -51,8 +53,13 @@ impl Actor for SessionActor {
         let (outbox, outgoing) = outbox::channel();
         let (epoch, before) = host.sessions.connect(hello.session, outbox.clone(), connection.clone());
         if let Some(before) = before {
-            router.session_gone(hello.session, before.epoch);
             before.connection.close(VarInt::from_u32(CLOSE_REPLACED), b"replaced by a newer connection");
+            before.outbox.close();
+            router.session_gone(hello.session, before.epoch);
+        }
+        // The leader may have ended since the welcome, and have sent away all that were there then.
+        if !host.led.borrow().as_ref().is_some_and(|led| Arc::ptr_eq(&led.shared, &router.shared)) {
+            connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"leadership changed");
         }
         debug!(session = %hello.session, agent = %hello.agent, peer = %connection.remote_address(), "connected");
         let session = Arc::new(Session {
@@ -80,15 +87,17 @@ impl Actor for SessionActor {
 
     async fn post_stop(&self, _: ActorRef<SessionMsg>, state: &mut SessionState) -> Result<(), ActorProcessingErr> {
         let SessionState { connection, host, session, .. } = state;
-        connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"");
+        // Asked before our own close, which would be the reason then.
         let goodbye = matches!(
             connection.close_reason(),
             Some(quinn::ConnectionError::ApplicationClosed(close)) if close.error_code == VarInt::from_u32(CLOSE_GOODBYE)
         );
+        connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"");
+        session.outbox.close();
         session.router.session_gone(session.id, session.epoch);
         let was_current = host.sessions.disconnect(session.id, session.epoch);
         debug!(session = %session.id, goodbye, "disconnected");
-        if was_current && session.is_worker() {
+        if was_current {
             drop(host.supervisor.cast(SupervisorMsg::SessionClosed { session: session.id, goodbye }));
         }
         Ok(())
@@ -125,7 +134,10 @@ async fn read(connection: Connection, mut recv: RecvStream, mut buffer: BytesMut
         }
         match recv.read_chunk(READ_BYTES, true).await {
             Ok(Some(chunk)) => buffer.extend_from_slice(&chunk.bytes),
-            Ok(None) | Err(_) => return,
+            Ok(None) if !buffer.is_empty() => return close_for(&connection, &FrameError::TooShort),
+            Ok(None) => return,
+            // A stream may fail a moment before its connection says why, and a goodbye is worth the moment.
+            Err(_) => return drop(timeout(CLOSE_REASON_TIMEOUT, connection.closed()).await),
         }
     }
 }
@@ -135,15 +147,11 @@ async fn take_payloads(connection: Connection, session: Arc<Session>) {
     while let Ok(mut stream) = connection.accept_uni().await {
         let (connection, session) = (connection.clone(), session.clone());
         tokio::spawn(async move {
-            let Ok(bytes) = stream.read_to_end(FRAME_BYTES_MAX + 4).await else {
-                // Reset, lost with the connection, or larger than any frame may be.
-                return;
-            };
-            let mut buffer = BytesMut::from(Bytes::from(bytes));
-            let result = match Frame::take(&mut buffer) {
-                Ok(Some(frame)) if buffer.is_empty() => session.on_frame(frame).await,
-                Ok(_) => Err(FrameError::TooShort),
-                Err(error) => Err(error),
+            let result = match stream.read_to_end(FRAME_BYTES_MAX + 4).await {
+                Ok(bytes) => on_payload(&session, bytes).await,
+                Err(ReadToEndError::TooLong) => Err(FrameError::TooLarge { bytes: FRAME_BYTES_MAX + 1 }),
+                // Reset, or lost with the connection.
+                Err(ReadToEndError::Read(_)) => return,
             };
             if let Err(error) = result {
                 close_for(&connection, &error);
@@ -152,24 +160,51 @@ async fn take_payloads(connection: Connection, session: Arc<Session>) {
     }
 }
 
-async fn write(connection: Connection, mut send: SendStream, mut outgoing: Outgoing) {
+async fn on_payload(session: &Session, bytes: Vec<u8>) -> Result<(), FrameError> {
+    let mut buffer = BytesMut::from(Bytes::from(bytes));
+    match Frame::take(&mut buffer)? {
+        Some(frame) if buffer.is_empty() => session.on_frame(frame).await,
+        Some(_) => Err(FrameError::Unexpected { what: "bytes behind the one frame of a payload stream" }),
+        None => Err(FrameError::TooShort),
+    }
+}
+
+/// Writes until the connection ends, or more waits than may wait: the peer reads too slowly to be kept.
+async fn write(connection: Connection, send: SendStream, outgoing: Outgoing) {
+    let overrun = outgoing.overrun();
+    tokio::select! {
+        () = write_all(&connection, send, outgoing) => {}
+        () = overrun => {
+            close_for(&connection, &FrameError::TooMany { what: "unread bytes", max: OUTBOX_BYTES_MAX });
+        }
+    }
+}
+
+async fn write_all(connection: &Connection, mut send: SendStream, mut outgoing: Outgoing) {
     let mut frames = Vec::with_capacity(WRITE_FRAMES_MAX);
     let mut out = Vec::with_capacity(WRITE_BYTES_MAX);
     loop {
         if outgoing.take(&mut frames, WRITE_FRAMES_MAX).await == 0 {
             return;
         }
+        // What it holds counts as waiting until it is written.
+        let mut waiting: Vec<InTransit> = Vec::with_capacity(frames.len());
         for frame in frames.drain(..) {
+            let transit = outgoing.transit(&frame);
             let start = out.len();
             frame.encode(&mut out);
             if out.len() - start > FRAME_INLINE_BYTES_MAX && may_overtake(&frame) {
                 let payload = Bytes::from(out.split_off(start));
-                tokio::spawn(send_payload(connection.clone(), payload));
-            } else if out.len() > WRITE_BYTES_MAX {
+                tokio::spawn(send_payload(connection.clone(), payload, transit));
+                continue;
+            }
+            waiting.push(transit);
+            if out.len() > WRITE_BYTES_MAX {
                 if send.write_all(&out).await.is_err() {
                     return;
                 }
                 out.clear();
+                waiting.clear();
             }
         }
         if !out.is_empty() && send.write_all(&out).await.is_err() {
@@ -185,7 +220,7 @@ fn may_overtake(frame: &Frame) -> bool {
     matches!(frame, Frame::Answer { .. } | Frame::Push(Push::Task(_)))
 }
 
-async fn send_payload(connection: Connection, payload: Bytes) {
+async fn send_payload(connection: Connection, payload: Bytes, _waiting: InTransit) {
     // The connection's end is seen by its reader.
     let Ok(mut stream) = connection.open_uni().await else { return };
     if stream.write_chunk(payload).await.is_ok() {

@@ -12,16 +12,17 @@ use coda_protocol::limits::CREDIT_MAX;
 use coda_protocol::reply::{LaneDescription, Wait};
 use coda_protocol::request::Subscribe;
 
-use crate::config::GRANTS_PER_ENTRY_MAX;
+use crate::config::{GRANT_BYTES_PER_ENTRY_MAX, GRANTS_PER_ENTRY_MAX};
 
 /// Tells apart the connections of one session: what was said on an earlier one no longer counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
 
 #[derive(Debug, Default)]
 pub struct Dispatch {
     subscribers: BTreeMap<SessionId, Subscriber>,
-    /// Lanes that hold ready work, as the engine last hinted.
+    /// Lanes that a subscriber serves and that hold ready work, as the engine last hinted. What nobody serves is found
+    /// in state when somebody subscribes to it, so that it costs no memory.
     backlog: BTreeSet<Lane>,
     /// Where the next entry starts to offer grants, so that none is always last.
     turn: usize,
@@ -52,6 +53,40 @@ impl Offer {
     fn serves(&self, name: &Name) -> bool {
         self.names.binary_search(name).is_ok()
     }
+
+    /// What its names add to an entry.
+    fn bytes(&self) -> usize {
+        self.names.iter().map(|name| name.len() + size_of::<u32>()).sum()
+    }
+}
+
+/// What an entry can still take of grants, of the names that come with them, and of lanes.
+#[derive(Debug)]
+pub struct Room {
+    grants: usize,
+    name_bytes: usize,
+    lane_bytes: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        let half = GRANT_BYTES_PER_ENTRY_MAX / 2;
+        Self { grants: GRANTS_PER_ENTRY_MAX, name_bytes: half, lane_bytes: half }
+    }
+}
+
+impl Room {
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.grants == 0 || self.name_bytes == 0 || self.lane_bytes == 0
+    }
+}
+
+/// Takes the bytes, if they are there; if not, none is left.
+fn fits(bytes: usize, room: &mut usize) -> bool {
+    let fits = bytes <= *room;
+    *room = if fits { *room - bytes } else { 0 };
+    fits
 }
 
 /// Slots taken for an entry, to be given back where unused.
@@ -66,15 +101,29 @@ pub struct Taken {
 impl Dispatch {
     /// A session serves this queue from now on, with no free slots yet.
     pub fn subscribe(&mut self, session: SessionId, epoch: Epoch, subscribe: Subscribe) {
+        // A connection that was replaced may still have a word under way.
+        if self.subscribers.get(&session).is_some_and(|subscriber| subscriber.epoch > epoch) {
+            return;
+        }
         let subscriber =
             Subscriber { epoch, tasks: Offer::new(subscribe.tasks), runs: Offer::new(subscribe.workflows) };
         self.subscribers.insert(session, subscriber);
+        self.forget_unserved();
     }
 
-    pub fn unsubscribe(&mut self, session: SessionId, epoch: Epoch) {
-        if self.subscribers.get(&session).is_some_and(|subscriber| subscriber.epoch == epoch) {
+    /// Whether it was subscribed.
+    pub fn unsubscribe(&mut self, session: SessionId, epoch: Epoch) -> bool {
+        let subscribed = self.subscribers.get(&session).is_some_and(|subscriber| subscriber.epoch == epoch);
+        if subscribed {
             self.subscribers.remove(&session);
+            self.forget_unserved();
         }
+        subscribed
+    }
+
+    fn forget_unserved(&mut self) {
+        let subscribers = &self.subscribers;
+        self.backlog.retain(|lane| subscribers.values().any(|subscriber| subscriber.of(lane.kind).serves(&lane.name)));
     }
 
     /// Adds free slots. Whether an entry is wanted for them.
@@ -86,6 +135,9 @@ impl Dispatch {
 
     /// A lane holds ready work. Whether an entry is wanted for it.
     pub fn lane_ready(&mut self, lane: Lane) -> bool {
+        if !self.subscribers.values().any(|subscriber| subscriber.of(lane.kind).serves(&lane.name)) {
+            return false;
+        }
         self.backlog.insert(lane);
         self.wants_entry()
     }
@@ -111,12 +163,16 @@ impl Dispatch {
         })
     }
 
-    /// Moves free slots, and the lanes they could serve, into an entry.
-    pub fn take(&mut self, queue: &Name, entry: &mut Entry, taken: &mut Vec<Taken>) {
+    /// Moves free slots, and the lanes they could serve, into an entry, as far as there is room.
+    pub fn take(&mut self, queue: &Name, entry: &mut Entry, taken: &mut Vec<Taken>, room: &mut Room) {
+        const ENVELOPE_BYTES: usize = 32;
         let count = self.subscribers.len();
         self.turn = if count == 0 { 0 } else { (self.turn + 1) % count };
         let served: Vec<Lane> = self.backlog.iter().filter(|lane| self.can_serve(lane)).cloned().collect();
         for lane in served {
+            if !fits(lane.queue.len() + lane.name.len() + ENVELOPE_BYTES, &mut room.lane_bytes) {
+                break;
+            }
             // Taken with the slots: the engine hints again at whatever stays ready.
             self.backlog.remove(&lane);
             entry.lanes.push(lane);
@@ -125,12 +181,21 @@ impl Dispatch {
             self.subscribers.iter_mut().enumerate().partition(|(i, _)| *i < self.turn);
         for (_, (session, subscriber)) in early.into_iter().chain(late) {
             for (kind, offer) in [(WorkKind::Task, &mut subscriber.tasks), (WorkKind::Run, &mut subscriber.runs)] {
-                if offer.slots == 0 || entry.grants.len() >= GRANTS_PER_ENTRY_MAX {
+                if offer.slots == 0 || room.grants == 0 {
                     continue;
                 }
-                let names = name_set(entry, &offer.names);
+                let known = find_names(entry, &offer.names);
+                let bytes = known.map_or_else(|| offer.bytes(), |_| 0) + queue.len() + ENVELOPE_BYTES;
+                if !fits(bytes, &mut room.name_bytes) {
+                    return;
+                }
+                room.grants -= 1;
+                let names = known.unwrap_or_else(|| {
+                    entry.name_sets.push(offer.names.clone());
+                    entry.name_sets.len() - 1
+                });
                 let slots = std::mem::take(&mut offer.slots);
-                entry.grants.push(Grant { session: *session, queue: queue.clone(), kind, names, slots });
+                entry.grants.push(Grant { session: *session, queue: queue.clone(), kind, names: names as u32, slots });
                 taken.push(Taken { queue: queue.clone(), session: *session, epoch: subscriber.epoch, kind });
             }
         }
@@ -184,13 +249,8 @@ impl Subscriber {
 }
 
 /// The index of a set of names in the entry; most workers share one.
-fn name_set(entry: &mut Entry, names: &Arc<[Name]>) -> u32 {
-    let known = entry.name_sets.iter().position(|set| Arc::ptr_eq(set, names) || set == names);
-    let index = known.unwrap_or_else(|| {
-        entry.name_sets.push(names.clone());
-        entry.name_sets.len() - 1
-    });
-    index as u32
+fn find_names(entry: &Entry, names: &Arc<[Name]>) -> Option<usize> {
+    entry.name_sets.iter().position(|set| Arc::ptr_eq(set, names) || set == names)
 }
 
 #[cfg(test)]
@@ -216,7 +276,7 @@ mod tests {
 
     fn take(dispatch: &mut Dispatch) -> (Entry, Vec<Taken>) {
         let (mut entry, mut taken) = (Entry::default(), Vec::new());
-        dispatch.take(&queue(), &mut entry, &mut taken);
+        dispatch.take(&queue(), &mut entry, &mut taken, &mut Room::default());
         (entry, taken)
     }
 
@@ -244,13 +304,57 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_that_nobody_serves_stays_known_and_says_why() {
+    fn a_lane_that_nobody_serves_costs_nothing_and_says_why() {
         let mut dispatch = subscribed();
         dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 1);
         assert!(!dispatch.lane_ready(lane("other")));
-        assert!(take(&mut dispatch).0.lanes.is_empty());
+        assert!(dispatch.backlog.is_empty());
         assert_eq!(dispatch.why(WorkKind::Task, &"other".into()), Wait::NoWorker);
-        assert_eq!(dispatch.why(WorkKind::Task, &"send".into()), Wait::WorkersBusy);
+        dispatch.lane_ready(lane("send"));
+        dispatch.unsubscribe(WORKER, Epoch(1));
+        assert!(dispatch.backlog.is_empty(), "nobody is left to serve it");
+    }
+
+    #[test]
+    fn a_late_word_on_an_earlier_connection_does_not_replace_what_was_said_on_the_newer() {
+        let mut dispatch = Dispatch::default();
+        let serve = |task: &str| Subscribe { queue: queue(), tasks: vec![task.into()], workflows: vec![] };
+        dispatch.subscribe(WORKER, Epoch(2), serve("send"));
+        dispatch.credit(WORKER, Epoch(2), WorkKind::Task, 1);
+        dispatch.subscribe(WORKER, Epoch(1), serve("other"));
+        dispatch.unsubscribe(WORKER, Epoch(1));
+        assert!(dispatch.lane_ready(lane("send")));
+    }
+
+    #[test]
+    fn an_entry_takes_a_bounded_part_of_slots_and_names_and_the_rest_is_still_wanted() {
+        let mut dispatch = Dispatch::default();
+        let long = |worker: u8, i: usize| Name::from(format!("{}-{worker}-{i}", "n".repeat(240)));
+        for worker in 0..8 {
+            let tasks: Vec<Name> = (0..1_024).map(|i| long(worker, i)).collect();
+            let subscribe = Subscribe { queue: queue(), tasks, workflows: vec![] };
+            dispatch.subscribe(SessionId([worker; 16]), Epoch(1), subscribe);
+            dispatch.credit(SessionId([worker; 16]), Epoch(1), WorkKind::Task, 1);
+            dispatch.lane_ready(lane(&long(worker, 7)));
+        }
+        let mut entries = 0;
+        let mut granted = BTreeSet::new();
+        while dispatch.wants_entry() {
+            let (entry, _) = take(&mut dispatch);
+            let bytes = coda_protocol::codec::encode(&entry).len();
+            assert!(bytes < GRANT_BYTES_PER_ENTRY_MAX, "{bytes}");
+            assert!(!entry.grants.is_empty());
+            granted.extend(entry.grants.iter().map(|grant| grant.session));
+            // The engine hints again at what no grant could lease.
+            for lane in entry.lanes {
+                if !entry.name_sets.iter().any(|names| names.contains(&lane.name)) {
+                    dispatch.lane_ready(lane);
+                }
+            }
+            entries += 1;
+        }
+        assert_eq!(granted.len(), 8);
+        assert!(entries > 1);
     }
 
     #[test]

@@ -2,23 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::BytesMut;
 use coda_protocol::frame::{CLOSE_SHUTDOWN, Frame, FrameError, Hello, Welcome};
 use coda_protocol::ids::NodeId;
-use coda_protocol::limits::PAYLOAD_STREAMS_MAX;
+use coda_protocol::limits::{FRAME_BYTES_MAX, PAYLOAD_STREAMS_MAX};
 use coda_protocol::version::{ALPN_CLIENT, WIRE_VERSIONS, agree};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream, TransportConfig, VarInt};
 use ractor::ActorRef;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::connection;
-use crate::config::{CONNECTIONS_MAX, HELLO_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE};
+use crate::config::{CONNECTIONS_MAX, HELLO_BYTES_MAX, HELLO_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE};
 use crate::messages::SupervisorMsg;
 use crate::router::Router;
 use crate::sessions::Sessions;
@@ -103,20 +102,19 @@ fn server_config(identity: Identity) -> Result<quinn::ServerConfig, EndpointErro
 
 /// Accepts connections until the endpoint is closed.
 pub async fn accept(endpoint: Endpoint, host: Host) {
-    let connections = Arc::new(AtomicUsize::new(0));
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Some(incoming) = endpoint.accept().await {
-        if connections.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
+        let Ok(place) = connections.clone().try_acquire_owned() else {
             warn!(max = CONNECTIONS_MAX, code = "CODA1008", "too many connections, refusing one");
             incoming.refuse();
             continue;
-        }
-        connections.fetch_add(1, Ordering::Relaxed);
-        let (host, connections) = (host.clone(), connections.clone());
+        };
+        let host = host.clone();
         tokio::spawn(async move {
+            let _place = place;
             if let Ok(Ok(connection)) = timeout(HELLO_TIMEOUT, async { incoming.await }).await {
                 serve(connection, host).await;
             }
-            connections.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
@@ -124,13 +122,21 @@ pub async fn accept(endpoint: Endpoint, host: Host) {
 /// A connection from hello to end.
 async fn serve(connection: Connection, host: Host) {
     let peer = connection.remote_address();
-    match timeout(HELLO_TIMEOUT, greet(&connection, &host)).await {
-        Ok(Ok(greeted)) => connection::open(connection, host, greeted).await,
-        Ok(Err(Greeting::Frame(error))) => close_for(&connection, &error),
-        Ok(Err(Greeting::Gone)) => {}
+    let Ok(heard) = timeout(HELLO_TIMEOUT, hear(&connection)).await else {
+        warn!(%peer, "no hello in time, closing a connection");
+        return connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"no hello in time");
+    };
+    let heard = match heard {
+        Ok(heard) => heard,
+        Err(Greeting::Frame(error)) => return close_for(&connection, &error),
+        Err(Greeting::Gone) => return,
+    };
+    match timeout(HELLO_TIMEOUT, welcome(heard, &host)).await {
+        Ok(Some(greeted)) => connection::open(connection, host, greeted).await,
+        Ok(None) => {}
         // It can try again: the node may be looking for a leader.
         Err(_) => {
-            debug!(%peer, "no hello or no leader in time");
+            debug!(%peer, "no leader in time");
             connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"no leader yet, try again");
         }
     }
@@ -138,6 +144,10 @@ async fn serve(connection: Connection, host: Host) {
 
 /// Logs once, with the code that the peer sees too.
 pub fn close_for(connection: &Connection, error: &FrameError) {
+    // Each of a connection's streams may find something.
+    if connection.close_reason().is_some() {
+        return;
+    }
     warn!(peer = %connection.remote_address(), code = error.code(), %error, "closing a connection");
     connection.close(VarInt::from_u32(error.close_code()), error.to_string().as_bytes());
 }
@@ -162,22 +172,45 @@ pub struct Greeted {
     pub router: Router,
 }
 
-/// Reads the hello, waits for a leader, says welcome: whoever is welcome can be served.
-async fn greet(connection: &Connection, host: &Host) -> Result<Greeted, Greeting> {
-    let (mut send, mut recv) = connection.accept_bi().await.map_err(|_| Greeting::Gone)?;
+/// A client that said hello, in a version we speak.
+struct Heard {
+    send: SendStream,
+    recv: RecvStream,
+    buffer: BytesMut,
+    hello: Hello,
+    version: u16,
+}
+
+/// Reads the hello.
+async fn hear(connection: &Connection) -> Result<Heard, Greeting> {
+    let (send, mut recv) = connection.accept_bi().await.map_err(|_| Greeting::Gone)?;
     let mut buffer = BytesMut::new();
     let frame = loop {
+        // Nobody who has not said hello makes the node hold more than a hello.
+        let length = buffer.first_chunk().map_or(0, |prefix| u32::from_be_bytes(*prefix) as usize);
+        if (HELLO_BYTES_MAX..=FRAME_BYTES_MAX).contains(&length) {
+            return Err(FrameError::NotCoda.into());
+        }
         if let Some(frame) = Frame::take(&mut buffer)? {
             break frame;
         }
-        let chunk = recv.read_chunk(READ_BYTES, true).await.ok().flatten().ok_or(Greeting::Gone)?;
-        buffer.extend_from_slice(&chunk.bytes);
+        match recv.read_chunk(READ_BYTES, true).await {
+            Ok(Some(chunk)) => buffer.extend_from_slice(&chunk.bytes),
+            Ok(None) => return Err(FrameError::NotCoda.into()),
+            Err(_) => return Err(Greeting::Gone),
+        }
     };
     let Frame::Hello { versions, hello } = frame else { return Err(FrameError::NotCoda.into()) };
     let mismatch = FrameError::VersionMismatch { ours: WIRE_VERSIONS, theirs: versions };
     let version = agree(WIRE_VERSIONS, versions).ok_or(mismatch)?;
+    Ok(Heard { send, recv, buffer, hello, version })
+}
+
+/// Waits for a leader and says welcome: whoever is welcome can be served. None when the client is gone.
+async fn welcome(heard: Heard, host: &Host) -> Option<Greeted> {
+    let Heard { mut send, recv, buffer, hello, version } = heard;
     let mut led = host.led.clone();
-    let router = led.wait_for(Option::is_some).await.map_err(|_| Greeting::Gone)?.clone().expect("waited for");
+    let router = led.wait_for(Option::is_some).await.ok()?.clone()?;
     let welcome = Welcome {
         version,
         node: host.node,
@@ -186,8 +219,8 @@ async fn greet(connection: &Connection, host: &Host) -> Result<Greeted, Greeting
     };
     let mut out = Vec::new();
     Frame::Welcome(welcome).encode(&mut out);
-    send.write_all(&out).await.map_err(|_| Greeting::Gone)?;
-    Ok(Greeted { send, recv, buffer, hello, router })
+    send.write_all(&out).await.ok()?;
+    Some(Greeted { send, recv, buffer, hello, router })
 }
 
 /// Tells every client to come back, to this node's successor or another.

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::messages::{AbortOnDrop, LeaderMsg, SupervisorMsg};
 use crate::proposer::{self, ProposerLoop};
 use crate::queue::Queue;
-use crate::router::{Router, Shared};
+use crate::router::{Granted, Router, Shared};
 use crate::sessions::Sessions;
 use crate::timer::Timer;
 use crate::workflow::{Workflow, WorkflowState};
@@ -63,13 +63,14 @@ impl Actor for Leader {
                 supervisor: args.supervisor,
                 queues: RwLock::new(BTreeMap::new()),
                 workflows: RwLock::new(BTreeMap::new()),
+                turn: Default::default(),
             }),
         };
         let turns = ProposerLoop::new(inbox, args.group.clone(), args.clock, router.clone());
         let lead = lead(args.group, args.term, router.clone(), args.led.clone(), turns);
         let task = tokio::spawn(async move {
-            let why = lead.await;
-            drop(me.cast(LeaderMsg::ProposerEnded(why)));
+            let mut end = ProposerEnd { leader: me, why: "the proposer failed" };
+            end.why = lead.await;
         });
         Ok(LeaderState { router, led: args.led, _proposer: AbortOnDrop(task) })
     }
@@ -79,19 +80,15 @@ impl Actor for Leader {
         match message {
             LeaderMsg::ProposerEnded(why) => me.stop(Some(why.into())),
             LeaderMsg::Queue { queue, reply } => {
-                let known = shared.queues.read().get(&queue).cloned();
-                let handle = match known {
-                    Some(handle) => handle,
-                    None => {
-                        let handle = Queue::start(&me, shared.proposer.clone()).await?;
-                        shared.queues.write().insert(queue, handle.clone());
-                        handle
-                    }
-                };
-                drop(reply.send(handle));
+                let room = state.router.has_room_for(&queue);
+                if room == Some(true) {
+                    let handle = Queue::start(&me, shared.proposer.clone()).await?;
+                    shared.queues.write().insert(queue, handle);
+                }
+                drop(reply.send(room != Some(false)));
             }
-            LeaderMsg::Workflow { workflow, reply } => {
-                let known = shared.workflows.read().get(&workflow).cloned();
+            LeaderMsg::Workflow { place, reply } => {
+                let known = shared.workflows.read().get(&place).cloned();
                 let actor = match known {
                     Some(actor) => actor,
                     None => {
@@ -104,7 +101,7 @@ impl Actor for Leader {
                             },
                         )
                         .await?;
-                        shared.workflows.write().insert(workflow, actor.clone());
+                        shared.workflows.write().insert(place, actor.clone());
                         actor
                     }
                 };
@@ -133,6 +130,18 @@ impl Actor for Leader {
     }
 }
 
+/// Tells the leader that its proposer ended, by a panic too.
+struct ProposerEnd {
+    leader: ActorRef<LeaderMsg>,
+    why: &'static str,
+}
+
+impl Drop for ProposerEnd {
+    fn drop(&mut self) {
+        drop(self.leader.cast(LeaderMsg::ProposerEnded(self.why)));
+    }
+}
+
 /// Waits until all of earlier terms is applied, derives from state what effects would have said, then proposes.
 async fn lead(group: Group, term: u64, router: Router, led: Arc<Led>, turns: ProposerLoop) -> &'static str {
     if let Err(error) = group.linearize().await {
@@ -141,7 +150,7 @@ async fn lead(group: Group, term: u64, router: Router, led: Arc<Led>, turns: Pro
     }
     let (position, effects) = router.read(|view, position| (position, recover(view, group.id())));
     info!(term, index = position.index, effects = effects.len(), "leading");
-    router.effects(position, effects).await;
+    router.effects(position, effects, &Granted::default()).await;
     led.send_replace(Some(router));
     turns.run().await
 }

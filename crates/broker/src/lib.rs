@@ -8,6 +8,7 @@
 
 pub mod node;
 pub mod config;
+pub mod clock;
 mod messages;
 
 // From the socket to the log.
@@ -30,4 +31,3 @@ mod waiters;
 mod describe;
 
 mod supervisor;
-mod clock;

@@ -6,7 +6,7 @@ use coda_protocol::push::{RunLease, StepEnded};
 use ractor::{ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
 
-use crate::queue::QueueHandle;
+use crate::dispatch::Epoch;
 
 /// To the root: what happens to sessions, groups and the node.
 pub enum SupervisorMsg {
@@ -16,8 +16,8 @@ pub enum SupervisorMsg {
     SessionClosed { session: SessionId, goodbye: bool },
     /// The session holds leases and is not connected.
     SessionAway { session: SessionId },
-    /// Its time to come back is over.
-    GraceOver { session: SessionId },
+    /// Its time to come back is over, unless it came and went again meanwhile.
+    GraceOver { session: SessionId, absence: u64 },
     /// Somebody saw the session's process die.
     EndSession { session: SessionId },
     Shutdown(RpcReplyPort<()>),
@@ -27,9 +27,10 @@ pub enum SupervisorMsg {
 pub enum LeaderMsg {
     /// The proposer ended: leadership is over, or it failed.
     ProposerEnded(&'static str),
-    /// A worker's first subscription to a queue, or a lane of one that nobody serves, needs its actor.
-    Queue { queue: Name, reply: RpcReplyPort<QueueHandle> },
-    Workflow { workflow: Name, reply: RpcReplyPort<ActorRef<WorkflowMsg>> },
+    /// The first subscription to a queue needs its actor; answers whether there may be another one.
+    Queue { queue: Name, reply: RpcReplyPort<bool> },
+    /// The first run of a workflow name needs the actor at its place.
+    Workflow { place: u64, reply: RpcReplyPort<ActorRef<WorkflowMsg>> },
 }
 
 /// To a queue's actor. Subscriptions and credits come from outside, without a bound, and so not through a mailbox:
@@ -40,7 +41,7 @@ pub enum QueueMsg {
 
 /// To the actor of a workflow name.
 pub enum WorkflowMsg {
-    Leased { session: SessionId, lease: RunLease, has_memo: bool },
+    Leased { session: SessionId, epoch: Epoch, lease: RunLease, has_memo: bool },
     Resumed { session: SessionId, run: RunId, lease: LeaseId },
     StepEnded { session: SessionId, step: StepEnded },
 }

@@ -83,6 +83,14 @@ impl Node {
     /// # Errors
     /// [`StartError`], with a stable code.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        Self::start_with(config, Arc::new(SystemClock)).await
+    }
+
+    /// As [`Node::start`], with another clock than the machine's.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_with(config: NodeConfig, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let dir = config.data_dir.clone();
         fs::create_dir_all(&dir).map_err(|why| StartError::Folder { path: dir.clone(), why })?;
 
@@ -96,7 +104,6 @@ impl Node {
         let group = Group::start(store.clone(), GroupOptions::new(GROUP, NODE), Arc::new(NoPeers)).await?;
         group.initialize_single().await.map_err(|error| StartError::Group(error.to_string()))?;
 
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (incarnation, started) = (clock.now().0, clock.instant());
         let sessions = Sessions::default();
         let (led, led_watch) = watch::channel(None);
@@ -109,8 +116,8 @@ impl Node {
             led: Arc::new(led),
             failed: failed_tell.clone(),
         };
-        let (supervisor, _) = Actor::spawn(None, Supervisor, args).await?;
-        let watching = tokio::spawn(watch_leadership(group.clone(), supervisor.clone(), failed_tell));
+        let (supervisor, supervising) = Actor::spawn(None, Supervisor, args).await?;
+        let watching = tokio::spawn(watch_leadership(group.clone(), supervisor.clone(), supervising, failed_tell));
         let host = Host {
             node: NODE,
             incarnation,
@@ -183,8 +190,13 @@ impl Node {
     }
 }
 
-/// Turns changes of leadership into messages to the root.
-async fn watch_leadership(group: Group, supervisor: ActorRef<SupervisorMsg>, failed: watch::Sender<Option<String>>) {
+/// Turns changes of leadership into messages to the root, and its end into the node's.
+async fn watch_leadership(
+    group: Group,
+    supervisor: ActorRef<SupervisorMsg>,
+    mut supervising: JoinHandle<()>,
+    failed: watch::Sender<Option<String>>,
+) {
     let mut leadership = group.leadership();
     loop {
         let leads = {
@@ -194,8 +206,15 @@ async fn watch_leadership(group: Group, supervisor: ActorRef<SupervisorMsg>, fai
             }
             now.is_me.then_some(now.term)
         };
-        if supervisor.cast(SupervisorMsg::Leadership { leads }).is_err() || leadership.changed().await.is_err() {
-            return;
+        drop(supervisor.cast(SupervisorMsg::Leadership { leads }));
+        tokio::select! {
+            changed = leadership.changed() => if changed.is_err() {
+                return;
+            },
+            _ = &mut supervising => {
+                failed.send_replace(Some("the supervisor failed".into()));
+                return;
+            }
         }
     }
 }

@@ -14,17 +14,19 @@ use coda_engine::entry::{Applied, Entry};
 use coda_protocol::frame::Frame;
 use coda_protocol::ids::{Name, Position, SessionId, Work};
 use coda_protocol::limits::{COMMANDS_PER_ENTRY_MAX, ENTRY_BYTES_MAX, PROPOSER_QUEUE_MAX};
+use coda_protocol::payload::outcome_bytes;
 use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::{Answer, Reply};
+use coda_protocol::request::{SpawnStep, StepKey};
 use coda_raft_store::group::{Committed, Group, ProposeError};
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
-use crate::config::{PROPOSER_BYTES_MAX, RETRY_AFTER_MS, RETRY_PAUSE};
+use crate::config::{GRANT_BYTES_PER_ENTRY_MAX, PROPOSER_BYTES_MAX, RETRY_AFTER_MS, RETRY_PAUSE};
 use crate::dispatch::{Epoch, Taken};
 use crate::outbox::Outbox;
-use crate::router::Router;
+use crate::router::{Granted, Router};
 
 /// Where an answer goes.
 pub enum ReplyTo {
@@ -54,7 +56,19 @@ impl ReplyTo {
             Self::Nobody => None,
         }
     }
+
+    /// Whether nobody is there to be answered any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Session { outbox, .. } => outbox.is_closed(),
+            Self::Nobody => true,
+        }
+    }
 }
+
+/// What an entry has room for beside its grants.
+const COMMAND_BYTES_PER_ENTRY_MAX: usize = ENTRY_BYTES_MAX - GRANT_BYTES_PER_ENTRY_MAX;
 
 enum Ask {
     Command(Command, ReplyTo, usize),
@@ -91,12 +105,18 @@ impl Proposer {
         }
     }
 
-    /// Proposes a command of this node's own, which must not be lost to overload.
-    pub async fn insist(&self, command: Command) {
+    /// Proposes a command which must not be refused for overload, and waits for its place.
+    pub async fn insist(&self, command: Command, reply: ReplyTo) {
         let bytes = size(&command);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         // The leader is gone: its successor finds in state what this was about.
-        drop(self.asks.send(Ask::Command(command, ReplyTo::Nobody, bytes)).await);
+        drop(self.asks.send(Ask::Command(command, reply, bytes)).await);
+    }
+
+    /// As [`Proposer::insist`], for those who cannot wait.
+    pub fn insist_soon(&self, command: Command) {
+        let proposer = self.clone();
+        tokio::spawn(async move { proposer.insist(command, ReplyTo::Nobody).await });
     }
 
     /// Ready work has met a free slot: make an entry even without commands.
@@ -194,7 +214,7 @@ impl ProposerLoop {
         let mut asks = asks.into_iter();
         while let Some(ask) = self.held.take().or_else(|| asks.next()) {
             match ask {
-                Ask::Command(_, _, size) if bytes > 0 && bytes + size > ENTRY_BYTES_MAX => {
+                Ask::Command(_, _, size) if bytes > 0 && bytes + size > COMMAND_BYTES_PER_ENTRY_MAX => {
                     self.held = Some(ask);
                     break;
                 }
@@ -216,7 +236,7 @@ impl ProposerLoop {
         Ok(asks.collect())
     }
 
-    /// Proposes an entry of grants alone while ready work meets free slots.
+    /// Proposes an entry of grants alone where ready work meets free slots.
     async fn offer(&mut self) -> Result<(), &'static str> {
         // Whatever arrived meanwhile goes first and takes the grants along.
         if self.inbox.asks.is_empty() && self.router.wants_entry() {
@@ -240,7 +260,12 @@ impl ProposerLoop {
                     reply.answer(position, outcome.map_err(Refusal::Reject));
                 }
                 self.router.give_back(&batch.taken, &applied.unused);
-                self.router.effects(position, applied.effects).await;
+                let granted = Granted::of(&batch.taken);
+                self.router.effects(position, applied.effects, &granted).await;
+                // What the bounds of this entry have left out.
+                if self.router.wants_entry() {
+                    self.inbox.kick.notify_one();
+                }
                 Ok(())
             }
             Err(error) => {
@@ -305,30 +330,95 @@ fn touches(command: &Command, queues: &mut BTreeSet<Name>) {
     }
 }
 
-/// Roughly the bytes that a command adds to an entry.
+/// At least the bytes that a command adds to an entry: an entry over its bound would end leadership.
 fn size(command: &Command) -> usize {
     const ENVELOPE_BYTES: usize = 128;
+    const LEASE_BYTES: usize = 9;
     let payload = match command {
-        Command::StartRun(start) => start.input.data.len(),
-        Command::SubmitTask(submit) => submit.args.data.len(),
-        Command::Spawn(spawn) => spawn.steps.iter().map(|step| step.args.data.len() + ENVELOPE_BYTES).sum(),
-        Command::RecordStep(record) => record.result.data.len(),
-        Command::CompleteTask(complete) => outcome_size(&complete.outcome),
-        Command::CompleteRun(complete) => outcome_size(&complete.outcome),
-        Command::ResumeSession { held, .. } => held.len() * 8,
-        Command::Release(_)
-        | Command::ParkRun(_)
-        | Command::EndSession { .. }
-        | Command::PauseQueue { .. }
-        | Command::UnpauseQueue { .. }
-        | Command::Tick => 0,
+        Command::StartRun(start) => start.input.data.len() + start.workflow.len() + start.queue.len(),
+        Command::SubmitTask(submit) => submit.args.data.len() + submit.name.len() + submit.queue.len(),
+        Command::Spawn(spawn) => {
+            let step = |step: &SpawnStep| step_size(&step.key) + step.queue.len() + step.args.data.len() + ENVELOPE_BYTES;
+            spawn.steps.iter().map(step).sum()
+        }
+        Command::RecordStep(record) => step_size(&record.key) + record.result.data.len(),
+        Command::CompleteTask(complete) => outcome_bytes(&complete.outcome),
+        Command::CompleteRun(complete) => outcome_bytes(&complete.outcome),
+        Command::ResumeSession { held, .. } => held.len() * LEASE_BYTES,
+        Command::PauseQueue { queue } | Command::UnpauseQueue { queue } => queue.len(),
+        Command::Release(_) | Command::ParkRun(_) | Command::EndSession { .. } | Command::Tick => 0,
     };
     payload + ENVELOPE_BYTES
 }
 
-fn outcome_size(outcome: &coda_protocol::payload::WorkOutcome) -> usize {
-    match outcome {
-        Ok(payload) => payload.data.len(),
-        Err(failure) => failure.message.len() + failure.traceback.len(),
+fn step_size(key: &StepKey) -> usize {
+    key.name.len() + key.cache_key.as_bytes().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use coda_protocol::cache_key::{CacheKey, KeyPart};
+    use coda_protocol::codec;
+    use coda_protocol::ids::{LeaseId, Millis, RunId, SessionId, TaskId};
+    use coda_protocol::payload::{Failure, Payload};
+    use coda_protocol::policy::RetryPolicy;
+    use coda_protocol::request::{CompleteTask, RecordStep, Spawn, StepKind, SubmitTask};
+
+    use super::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        max_retries: 1_000_000,
+        initial: Millis(31_622_400_000),
+        factor_percent: 10_000,
+        max: Millis(31_622_400_000),
+        jitter_percent: 100,
+    };
+
+    fn key() -> StepKey {
+        let cache_key = CacheKey::explicit(&[KeyPart::Str("k".repeat(1_000))]).unwrap();
+        StepKey { kind: StepKind::Inline, name: "n".repeat(255).into(), cache_key }
+    }
+
+    #[test]
+    fn no_command_is_larger_than_its_estimate() {
+        let payload = || Payload { codec: "c".repeat(32).into(), data: vec![7; 70_000].into() };
+        let failure = |n: usize| Failure {
+            kind: "k".repeat(n),
+            message: "m".repeat(n),
+            traceback: "t".repeat(n),
+            retryable: true,
+        };
+        let step = || SpawnStep {
+            key: key(),
+            queue: "q".repeat(255).into(),
+            args: payload(),
+            priority: 9,
+            policy: POLICY,
+            delay: Millis(u64::MAX),
+        };
+        let (run, lease) = (RunId([255; 16]), LeaseId(u64::MAX));
+        let task = TaskId([255; 16]);
+        let commands = [
+            Command::Spawn(Spawn { run, lease, steps: (0..256).map(|_| step()).collect() }),
+            Command::RecordStep(RecordStep { run, lease, key: key(), result: payload() }),
+            Command::CompleteTask(CompleteTask { task, lease, outcome: Err(failure(21_000)) }),
+            Command::CompleteTask(CompleteTask { task, lease, outcome: Ok(payload()) }),
+            Command::ResumeSession { session: SessionId([9; 16]), held: vec![lease; 16_384] },
+            Command::PauseQueue { queue: "q".repeat(255).into() },
+            Command::SubmitTask(SubmitTask {
+                task,
+                name: "n".repeat(255).into(),
+                queue: "q".repeat(255).into(),
+                args: payload(),
+                priority: 9,
+                policy: POLICY,
+                delay: Millis(u64::MAX),
+            }),
+            Command::Tick,
+        ];
+        for command in commands {
+            let (bytes, estimate) = (codec::encode(&command).len(), size(&command));
+            assert!(bytes <= estimate, "{bytes} > {estimate}");
+        }
     }
 }

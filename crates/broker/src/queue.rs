@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coda_protocol::ids::SessionId;
-use coda_protocol::request::{Credit, Subscribe};
+use coda_protocol::request::Credit;
 use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -20,10 +20,6 @@ pub struct QueueHandle {
 }
 
 impl QueueHandle {
-    pub fn subscribe(&self, session: SessionId, epoch: Epoch, subscribe: Subscribe) {
-        self.dispatch.lock().subscribe(session, epoch, subscribe);
-    }
-
     /// Adds free slots, before anything the same session says next.
     pub fn credit(&self, session: SessionId, epoch: Epoch, credit: &Credit) {
         if self.dispatch.lock().credit(session, epoch, credit.kind, credit.slots) {

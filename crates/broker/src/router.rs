@@ -1,25 +1,27 @@
 //! The one `match` from effects to actors, and the leader's view of queues for the proposer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use coda_engine::command::Command;
 use coda_engine::effect::Effect;
-use coda_engine::entry::Entry;
+use coda_engine::entry::{Entry, Lane};
 use coda_engine::kv::Read;
 use coda_engine::query;
-use coda_protocol::ids::{Name, Position, SessionId, Work};
+use coda_protocol::ids::{Name, Position, SessionId, Work, WorkKind};
 use coda_protocol::push::Push;
-use coda_protocol::reject::Refusal;
+use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::Reply;
-use coda_protocol::request::Release;
+use coda_protocol::request::{Release, Subscribe};
 use coda_raft_store::group::Group;
 use coda_raft_store::store::NodeStore;
 use parking_lot::RwLock;
 use ractor::{ActorRef, call};
 
-use crate::dispatch::{Epoch, Taken};
+use crate::config::{QUEUES_SERVED_MAX, RETRY_AFTER_MS, WORKFLOW_ACTORS_MAX};
+use crate::dispatch::{Epoch, Room, Taken};
 use crate::messages::{LeaderMsg, QueueMsg, SupervisorMsg, TimerMsg, WorkflowMsg};
 use crate::proposer::{Proposer, ReplyTo};
 use crate::queue::QueueHandle;
@@ -44,8 +46,12 @@ pub struct Shared {
     pub leader: ActorRef<LeaderMsg>,
     pub timer: ActorRef<TimerMsg>,
     pub supervisor: ActorRef<SupervisorMsg>,
+    /// Those with a subscriber.
     pub queues: RwLock<BTreeMap<Name, QueueHandle>>,
-    pub workflows: RwLock<BTreeMap<Name, ActorRef<WorkflowMsg>>>,
+    /// By the hash of the workflow's name.
+    pub workflows: RwLock<BTreeMap<u64, ActorRef<WorkflowMsg>>>,
+    /// Which queue is first in the next entry.
+    pub turn: AtomicUsize,
 }
 
 /// Totals of this leadership.
@@ -65,25 +71,26 @@ impl Router {
     }
 
     /// Acts on what an entry meant.
-    pub async fn effects(&self, position: Position, effects: Vec<Effect>) {
+    pub async fn effects(&self, position: Position, effects: Vec<Effect>, granted: &Granted) {
         for effect in effects {
-            self.effect(position, effect).await;
+            self.effect(position, effect, granted).await;
         }
     }
 
-    async fn effect(&self, position: Position, effect: Effect) {
+    async fn effect(&self, position: Position, effect: Effect, granted: &Granted) {
         let shared = &self.shared;
         match effect {
             Effect::TaskLeased { session, lease } => {
                 let release = Release { work: Work::Task(lease.task), lease: lease.lease };
-                if !shared.sessions.push(session, Push::Task(lease)) {
+                if !shared.sessions.push_to(session, granted.epoch(session), Push::Task(lease)) {
                     // Its session left between grant and lease.
-                    shared.proposer.command(Command::Release(release), ReplyTo::Nobody);
+                    shared.proposer.insist_soon(Command::Release(release));
                 }
             }
             Effect::RunLeased { session, lease, has_memo } => {
                 let workflow = self.workflow(&lease.workflow).await;
-                self.tell(workflow, WorkflowMsg::Leased { session, lease, has_memo });
+                let epoch = granted.epoch(session);
+                self.tell(workflow, WorkflowMsg::Leased { session, epoch, lease, has_memo });
             }
             Effect::RunResumed { session, workflow, run, lease } => {
                 let workflow = self.workflow(&workflow).await;
@@ -99,14 +106,16 @@ impl Router {
             Effect::RunEnded { run, outcome } => shared.waiters.ended(Work::Run(run), &outcome, position),
             Effect::TaskEnded { task, outcome } => shared.waiters.ended(Work::Task(task), &outcome, position),
             Effect::LaneReady(lane) => {
-                if let Some(queue) = self.queue(&lane.queue).await {
+                // Without a subscriber it waits in state, where the first one finds it.
+                let queue = shared.queues.read().get(&lane.queue).cloned();
+                if let Some(queue) = queue {
                     drop(queue.actor.cast(QueueMsg::LaneReady(lane)));
                 }
             }
             Effect::WakeAt(at) => drop(shared.timer.cast(TimerMsg::WakeAt(at))),
             Effect::SessionHolds(session) => drop(shared.supervisor.cast(SupervisorMsg::SessionAway { session })),
             Effect::EndSessionAgain(session) => {
-                shared.proposer.command(Command::EndSession { session }, ReplyTo::Nobody);
+                shared.proposer.insist_soon(Command::EndSession { session });
             }
         }
     }
@@ -117,27 +126,83 @@ impl Router {
         }
     }
 
-    /// The queue's actor, started when this is the first that is heard of it. None when the leader is gone.
-    pub async fn queue(&self, queue: &Name) -> Option<QueueHandle> {
-        if let Some(known) = self.shared.queues.read().get(queue) {
-            return Some(known.clone());
+    /// A session serves a queue from now on, with no free slots yet. The first subscriber starts the queue's actor.
+    ///
+    /// # Errors
+    /// When the leader is gone, or serves too many queues already.
+    pub async fn subscribe(&self, session: SessionId, epoch: Epoch, subscribe: Subscribe) -> Result<QueueHandle, Unavailable> {
+        let name = subscribe.queue.clone();
+        let names = |kind, names: &[Name]| {
+            let lane = |name: &Name| Lane { queue: subscribe.queue.clone(), kind, name: name.clone() };
+            names.iter().map(lane).collect::<Vec<_>>()
+        };
+        let mut lanes = names(WorkKind::Task, &subscribe.tasks);
+        lanes.extend(names(WorkKind::Run, &subscribe.workflows));
+        let queue = loop {
+            if let Some(queue) = self.subscribe_to(&name, session, epoch, &subscribe) {
+                break queue;
+            }
+            let started = call!(self.shared.leader, |reply| LeaderMsg::Queue { queue: name.clone(), reply });
+            match started {
+                Ok(true) => {}
+                Ok(false) => return Err(Unavailable::Overloaded { retry_after_ms: RETRY_AFTER_MS }),
+                Err(_) => return Err(Unavailable::NotLeader { leader: None }),
+            }
+        };
+        // Read behind the subscription: a lane that becomes ready now is hinted at, one that was is seen here.
+        let group = self.shared.group.id();
+        self.read(|view, _| lanes.retain(|lane| query::is_ready(view, group, lane)));
+        for lane in lanes {
+            drop(queue.actor.cast(QueueMsg::LaneReady(lane)));
         }
-        call!(self.shared.leader, |reply| LeaderMsg::Queue { queue: queue.clone(), reply }).ok()
+        Ok(queue)
+    }
+
+    /// Under the lock, so that the queue cannot be dropped for want of subscribers meanwhile.
+    fn subscribe_to(&self, name: &Name, session: SessionId, epoch: Epoch, subscribe: &Subscribe) -> Option<QueueHandle> {
+        let queues = self.shared.queues.read();
+        let queue = queues.get(name)?;
+        queue.dispatch.lock().subscribe(session, epoch, subscribe.clone());
+        Some(queue.clone())
+    }
+
+    /// Whether another queue may be served; `None` when it is already.
+    #[must_use]
+    pub fn has_room_for(&self, queue: &Name) -> Option<bool> {
+        let mut queues = self.shared.queues.write();
+        if queues.contains_key(queue) {
+            return None;
+        }
+        if queues.len() >= QUEUES_SERVED_MAX {
+            // Whose first subscriber vanished before it subscribed.
+            queues.retain(|_, queue| queue.dispatch.lock().workers() > 0);
+        }
+        Some(queues.len() < QUEUES_SERVED_MAX)
     }
 
     async fn workflow(&self, workflow: &Name) -> Option<ActorRef<WorkflowMsg>> {
-        if let Some(known) = self.shared.workflows.read().get(workflow) {
+        let mut hasher = DefaultHasher::new();
+        workflow.hash(&mut hasher);
+        let place = hasher.finish() % WORKFLOW_ACTORS_MAX;
+        if let Some(known) = self.shared.workflows.read().get(&place) {
             return Some(known.clone());
         }
-        call!(self.shared.leader, |reply| LeaderMsg::Workflow { workflow: workflow.clone(), reply }).ok()
+        call!(self.shared.leader, |reply| LeaderMsg::Workflow { place, reply }).ok()
     }
 
     /// Moves free slots into an entry: those of the queues that its commands touch, and wherever ready work waits.
     pub fn take_grants(&self, touched: Option<&BTreeSet<Name>>, entry: &mut Entry, taken: &mut Vec<Taken>) {
-        for (name, queue) in self.shared.queues.read().iter() {
+        let mut room = Room::default();
+        let queues = self.shared.queues.read();
+        // Each entry starts with another queue, so that none is always the last under the bounds of an entry.
+        let first = self.shared.turn.fetch_add(1, Ordering::Relaxed) % queues.len().max(1);
+        for (name, queue) in queues.iter().skip(first).chain(queues.iter().take(first)) {
+            if room.is_full() {
+                return;
+            }
             let mut dispatch = queue.dispatch.lock();
             if touched.is_some_and(|touched| touched.contains(name)) || dispatch.wants_entry() {
-                dispatch.take(name, entry, taken);
+                dispatch.take(name, entry, taken, &mut room);
             }
         }
     }
@@ -183,11 +248,49 @@ impl Router {
         });
     }
 
-    /// A connection is gone: nothing more is leased to it or answered on it.
+    /// A connection is gone: nothing more is leased to it or answered on it. Its outbox was closed before.
     pub fn session_gone(&self, session: SessionId, epoch: Epoch) {
         self.shared.waiters.gone(session, epoch);
-        for queue in self.shared.queues.read().values() {
-            queue.dispatch.lock().unsubscribe(session, epoch);
+        let mut left = Vec::new();
+        for (name, queue) in self.shared.queues.read().iter() {
+            let mut dispatch = queue.dispatch.lock();
+            if dispatch.unsubscribe(session, epoch) && dispatch.workers() == 0 {
+                left.push(name.clone());
+            }
         }
+        for name in left {
+            let mut queues = self.shared.queues.write();
+            if queues.get(&name).is_some_and(|queue| queue.dispatch.lock().workers() == 0)
+                && let Some(queue) = queues.remove(&name)
+            {
+                queue.actor.stop(None);
+            }
+        }
+    }
+
+    /// Whether the session holds leases that would have to be handed back without it.
+    #[must_use]
+    pub fn holds_leases(&self, session: SessionId) -> bool {
+        self.read(|view, _| query::holds_leases(view, self.shared.group.id(), session))
+    }
+}
+
+/// On which connections the grants of an entry were offered: only there their leases are expected.
+#[derive(Default)]
+pub struct Granted(BTreeMap<SessionId, Epoch>);
+
+impl Granted {
+    #[must_use]
+    pub fn of(taken: &[Taken]) -> Self {
+        let mut epochs = BTreeMap::new();
+        for taken in taken {
+            // Of two connections within one entry the older counts: what it does not get is handed back.
+            epochs.entry(taken.session).and_modify(|epoch: &mut Epoch| *epoch = taken.epoch.min(*epoch)).or_insert(taken.epoch);
+        }
+        Self(epochs)
+    }
+
+    fn epoch(&self, session: SessionId) -> Epoch {
+        self.0.get(&session).copied().unwrap_or_default()
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coda_engine::command::Command;
 use coda_protocol::frame::{Frame, FrameError};
-use coda_protocol::ids::{Name, NodeId, Position, SessionId, Work};
+use coda_protocol::ids::{Name, NodeId, Position, SessionId, Work, check_name};
 use coda_protocol::limits::{REQUESTS_IN_FLIGHT_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::Reply;
@@ -48,9 +48,6 @@ impl Session {
         match frame {
             Frame::Request { id, request } => {
                 self.on_request(id, request).await;
-                if self.outbox.is_overrun() {
-                    return Err(FrameError::TooMany { what: "unread bytes", max: crate::config::OUTBOX_BYTES_MAX });
-                }
                 Ok(())
             }
             Frame::Hello { .. } => Err(FrameError::Unexpected { what: "a second hello" }),
@@ -77,10 +74,12 @@ impl Session {
             Request::AwaitRun(run) => self.router.shared.proposer.wait_for(Work::Run(run), reply),
             Request::AwaitTask(task) => self.router.shared.proposer.wait_for(Work::Task(task), reply),
             Request::Subscribe(subscribe) => self.subscribe(subscribe, reply).await,
-            Request::Credit(credit) => self.credit(&credit),
-            Request::Resume(resume) => {
-                self.command(Command::ResumeSession { session: self.id, held: resume.held }, reply);
+            Request::Credit(credit) => {
+                self.credit(&credit);
+                // Senders ask for no answer; one who does must not count as unanswered for ever.
+                reply.answer(Position::default(), Ok(Reply::Done));
             }
+            Request::Resume(resume) => self.resume(Command::ResumeSession { session: self.id, held: resume.held }, reply).await,
             Request::Spawn(spawn) => self.command(Command::Spawn(spawn), reply),
             Request::RecordStep(record) => self.command(Command::RecordStep(record), reply),
             Request::CompleteTask(complete) => self.command(Command::CompleteTask(complete), reply),
@@ -92,7 +91,7 @@ impl Session {
                 self.command(Command::EndSession { session }, reply);
             }
             Request::ListQueues => answer(reply, describe::queues(&self.router)),
-            Request::DescribeQueue(name) => answer(reply, describe::queue(&self.router, &name)),
+            Request::DescribeQueue(name) => answer(reply, check_name(&name).and_then(|()| describe::queue(&self.router, &name))),
             Request::PauseQueue(queue) => self.command(Command::PauseQueue { queue }, reply),
             Request::UnpauseQueue(queue) => self.command(Command::UnpauseQueue { queue }, reply),
             Request::DescribeRun(run) => answer(reply, describe::run(&self.router, run)),
@@ -109,24 +108,35 @@ impl Session {
         }
     }
 
+    /// Never refused for overload: said again later, it would hand back what was leased since.
+    async fn resume(&self, command: Command, reply: ReplyTo) {
+        match command.check() {
+            Ok(()) => self.router.shared.proposer.insist(command, reply).await,
+            Err(reject) => reply.refuse(reject),
+        }
+    }
+
     async fn subscribe(&self, subscribe: Subscribe, reply: ReplyTo) {
         if let Err(reject) = describe::check_subscribe(&subscribe) {
             return reply.refuse(reject);
         }
-        let known = self.queues.lock().get(&subscribe.queue).cloned();
-        let queue = match known {
-            Some(queue) => queue,
-            None if self.queues.lock().len() >= SUBSCRIPTIONS_PER_SESSION_MAX => {
-                let max = SUBSCRIPTIONS_PER_SESSION_MAX as u64;
-                return reply.refuse(Reject::TooMany { what: "queues".into(), count: max + 1, max });
-            }
-            None => match self.router.queue(&subscribe.queue).await {
-                Some(queue) => queue,
-                None => return reply.refuse(Unavailable::NotLeader { leader: None }),
-            },
+        let name = subscribe.queue.clone();
+        let is_full = {
+            let queues = self.queues.lock();
+            queues.len() >= SUBSCRIPTIONS_PER_SESSION_MAX && !queues.contains_key(&name)
         };
-        self.queues.lock().insert(subscribe.queue.clone(), queue.clone());
-        queue.subscribe(self.id, self.epoch, subscribe);
+        if is_full {
+            let max = SUBSCRIPTIONS_PER_SESSION_MAX as u64;
+            return reply.refuse(Reject::TooMany { what: "queues".into(), count: max + 1, max });
+        }
+        match self.router.subscribe(self.id, self.epoch, subscribe).await {
+            Ok(queue) => drop(self.queues.lock().insert(name, queue)),
+            Err(unavailable) => return reply.refuse(unavailable),
+        }
+        // The connection ended meanwhile: whoever cleared away what it left may have come too soon for this.
+        if self.outbox.is_closed() {
+            self.router.session_gone(self.id, self.epoch);
+        }
         reply.answer(Position::default(), Ok(Reply::Done));
     }
 
@@ -135,12 +145,6 @@ impl Session {
         if let Some(queue) = self.queues.lock().get(&credit.queue) {
             queue.credit(self.id, self.epoch, credit);
         }
-    }
-
-    /// Whether it ever offered to work: only then can it hold leases.
-    #[must_use]
-    pub fn is_worker(&self) -> bool {
-        !self.queues.lock().is_empty()
     }
 
     fn uptime(&self) -> Duration {

@@ -64,6 +64,12 @@ impl Sessions {
         outbox.is_some_and(|outbox| outbox.push(push))
     }
 
+    /// As [`Sessions::push`], for what only this connection of the session expects.
+    pub fn push_to(&self, session: SessionId, epoch: Epoch, push: Push) -> bool {
+        let outbox = self.inner.connected.lock().get(&session).filter(|one| one.epoch == epoch).map(|one| one.outbox.clone());
+        outbox.is_some_and(|outbox| outbox.push(push))
+    }
+
     #[must_use]
     pub fn find(&self, session: SessionId) -> Option<Connected> {
         self.inner.connected.lock().get(&session).cloned()

@@ -1,6 +1,6 @@
 //! The root actor: starts and restarts what leads, and decides when a session that went away is gone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ pub struct SupervisorState {
     leader: Option<ActorRef<LeaderMsg>>,
     leads: Option<u64>,
     restarts: VecDeque<Instant>,
+    /// Sessions that have time to come back, and the number of the absence.
+    away: BTreeMap<SessionId, u64>,
+    absences: u64,
     stopping: bool,
 }
 
@@ -77,18 +80,32 @@ impl SupervisorState {
         self.lead(me).await
     }
 
-    /// Gives a session time to come back.
-    fn grace(&self, me: &ActorRef<SupervisorMsg>, session: SessionId, grace: Duration) {
+    /// Gives a session time to come back. A later absence starts anew.
+    fn grace(&mut self, me: &ActorRef<SupervisorMsg>, session: SessionId, grace: Duration) {
         if !self.args.sessions.is_connected(session) {
-            drop(me.send_after(grace, move || SupervisorMsg::GraceOver { session }));
+            self.absences += 1;
+            let absence = self.absences;
+            self.away.insert(session, absence);
+            drop(me.send_after(grace, move || SupervisorMsg::GraceOver { session, absence }));
+        }
+    }
+
+    fn grace_over(&mut self, session: SessionId, absence: u64) {
+        if self.away.get(&session) != Some(&absence) {
+            return;
+        }
+        self.away.remove(&session);
+        if !self.args.sessions.is_connected(session) {
+            self.end_session(session);
         }
     }
 
     /// Hands back what a session holds, through the log.
     fn end_session(&self, session: SessionId) {
         let router = self.args.led.borrow().clone();
-        if let Some(router) = router {
-            tokio::spawn(async move { router.shared.proposer.insist(Command::EndSession { session }).await });
+        if let Some(router) = router.filter(|router| router.holds_leases(session)) {
+            info!(%session, "a session is gone, its leases are handed back");
+            router.shared.proposer.insist_soon(Command::EndSession { session });
         }
     }
 }
@@ -99,7 +116,7 @@ impl Actor for Supervisor {
     type Arguments = SupervisorArgs;
 
     async fn pre_start(&self, _: ActorRef<SupervisorMsg>, args: SupervisorArgs) -> Result<SupervisorState, ActorProcessingErr> {
-        Ok(SupervisorState { args, leader: None, leads: None, restarts: VecDeque::new(), stopping: false })
+        Ok(SupervisorState { args, leader: None, leads: None, restarts: VecDeque::new(), away: BTreeMap::new(), absences: 0, stopping: false })
     }
 
     async fn handle(&self, me: ActorRef<SupervisorMsg>, message: SupervisorMsg, state: &mut SupervisorState) -> Result<(), ActorProcessingErr> {
@@ -115,12 +132,7 @@ impl Actor for Supervisor {
             SupervisorMsg::SessionClosed { session, goodbye: true } => state.end_session(session),
             SupervisorMsg::SessionClosed { session, goodbye: false } => state.grace(&me, session, SESSION_GRACE),
             SupervisorMsg::SessionAway { session } => state.grace(&me, session, RECLAIM_GRACE),
-            SupervisorMsg::GraceOver { session } => {
-                if !state.args.sessions.is_connected(session) {
-                    info!(%session, "a session did not come back, its leases are handed back");
-                    state.end_session(session);
-                }
-            }
+            SupervisorMsg::GraceOver { session, absence } => state.grace_over(session, absence),
             SupervisorMsg::EndSession { session } => {
                 if let Some(one) = state.args.sessions.find(session) {
                     one.connection.close(quinn::VarInt::from_u32(coda_protocol::frame::CLOSE_REPLACED), b"session ended");

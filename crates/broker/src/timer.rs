@@ -72,8 +72,7 @@ impl Actor for Timer {
             TimerMsg::Fire if state.next.is_some_and(|next| next <= state.clock.now()) => {
                 state.next = None;
                 // The tick's own effects say when to wake again.
-                let proposer = state.proposer.clone();
-                tokio::spawn(async move { proposer.insist(Command::Tick).await });
+                state.proposer.insist_soon(Command::Tick);
             }
             TimerMsg::Fire => state.arm(&me),
         }

@@ -24,10 +24,14 @@ struct Inner {
 impl Waiters {
     /// Answers when the work ends.
     pub fn add(&self, work: Work, reply: ReplyTo) {
+        // Nobody would ever take a waiter away that nobody waits on.
+        let Some(session) = reply.session() else { return };
         let mut inner = self.inner.lock();
-        if let Some(session) = reply.session() {
-            inner.by_session.entry(session).or_default().insert(work);
+        // Its connection went while the question waited for its turn: `gone` was here already, or waits for the lock.
+        if reply.is_closed() {
+            return;
         }
+        inner.by_session.entry(session).or_default().insert(work);
         inner.by_work.entry(work).or_default().push(reply);
     }
 
@@ -68,5 +72,51 @@ impl Inner {
         if works.is_empty() {
             self.by_session.remove(&session);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coda_protocol::ids::RunId;
+    use coda_protocol::payload::Payload;
+
+    use super::*;
+    use crate::outbox;
+
+    const SESSION: SessionId = SessionId([1; 16]);
+    const RUN: Work = Work::Run(RunId([2; 16]));
+
+    fn count(waiters: &Waiters) -> (usize, usize) {
+        let inner = waiters.inner.lock();
+        (inner.by_work.len(), inner.by_session.len())
+    }
+
+    #[test]
+    fn a_question_that_outlives_its_connection_in_the_proposers_queue_leaves_nothing_behind() {
+        let (outbox, _outgoing) = outbox::channel();
+        let ask = |id| ReplyTo::Session { session: SESSION, epoch: Epoch(1), outbox: outbox.clone(), id };
+        let waiters = Waiters::default();
+        waiters.add(RUN, ask(1));
+        outbox.close();
+        waiters.gone(SESSION, Epoch(1));
+        waiters.add(RUN, ask(2));
+        waiters.add(RUN, ReplyTo::Nobody);
+        assert_eq!(count(&waiters), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn everyone_who_waits_is_answered_once() {
+        let (outbox, mut outgoing) = outbox::channel();
+        let waiters = Waiters::default();
+        for id in 1..4 {
+            outbox.expect_answer();
+            waiters.add(RUN, ReplyTo::Session { session: SESSION, epoch: Epoch(1), outbox: outbox.clone(), id });
+        }
+        let outcome = Ok(Payload::json("7"));
+        waiters.ended(RUN, &outcome, Position::default());
+        waiters.ended(RUN, &outcome, Position::default());
+        let mut frames = Vec::new();
+        assert_eq!(outgoing.take(&mut frames, 9).await, 3);
+        assert_eq!(count(&waiters), (0, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! The actor of one workflow name: brings runs to the sessions where they are resident, each with its memo.
+//! The actor of a workflow name, or of several: brings runs to the sessions where they are resident, each with its memo.
 //!
 //! A memo can be long, and reading it must not hold up the proposer. One mailbox keeps the order: lease, memo, steps.
 
@@ -10,8 +10,9 @@ use coda_protocol::request::Release;
 use coda_raft_store::group::Group;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use crate::dispatch::Epoch;
 use crate::messages::{LeaderMsg, WorkflowMsg};
-use crate::proposer::{Proposer, ReplyTo};
+use crate::proposer::Proposer;
 use crate::sessions::Sessions;
 
 pub struct Workflow;
@@ -34,20 +35,20 @@ impl Workflow {
 }
 
 impl WorkflowState {
-    fn leased(&self, session: SessionId, mut lease: RunLease, has_memo: bool) {
+    fn leased(&self, session: SessionId, epoch: Epoch, mut lease: RunLease, has_memo: bool) {
         let release = Release { work: Work::Run(lease.run), lease: lease.lease };
         let pages = if has_memo { self.memo(lease.run, lease.lease) } else { Vec::new() };
         lease.memo_pages = pages.len() as u32;
         // What the memo holds, the worker has seen.
         lease.steps_ended = pages.first().map_or(lease.steps_ended, |page| page.steps_ended);
-        let delivered = self.sessions.push(session, Push::Run(lease));
+        let delivered = self.sessions.push_to(session, epoch, Push::Run(lease));
         if !delivered {
-            // Its session left between grant and lease.
-            self.proposer.command(Command::Release(release), ReplyTo::Nobody);
+            // As for a task.
+            self.proposer.insist_soon(Command::Release(release));
             return;
         }
         for page in pages {
-            self.sessions.push(session, Push::Memo(page));
+            self.sessions.push_to(session, epoch, Push::Memo(page));
         }
     }
 
@@ -69,7 +70,7 @@ impl Actor for Workflow {
 
     async fn handle(&self, _: ActorRef<WorkflowMsg>, message: WorkflowMsg, state: &mut WorkflowState) -> Result<(), ActorProcessingErr> {
         match message {
-            WorkflowMsg::Leased { session, lease, has_memo } => state.leased(session, lease, has_memo),
+            WorkflowMsg::Leased { session, epoch, lease, has_memo } => state.leased(session, epoch, lease, has_memo),
             WorkflowMsg::Resumed { session, run, lease } => {
                 for page in state.memo(run, lease) {
                     state.sessions.push(session, Push::Memo(page));

@@ -3,21 +3,19 @@
 //!
 //! Deliberately absent: repair, and any use on the road of an entry. A check reads the whole group.
 
+mod state;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::ops::ControlFlow;
 
-use coda_protocol::ids::{GroupId, LeaseId, Name, RunId, SessionId, TaskId, Timestamp, Work};
+use coda_protocol::ids::{GroupId, Name, RunId, TaskId, Timestamp};
 use coda_protocol::limits::LOST_LEASES_MAX;
 
 use crate::entry::Lane;
 use crate::kv::Read;
-use crate::lanes;
-use crate::rows::{LaneRow, Life, MemoRow, Meta, Parent, QueueRow, ReadyPlace, RunRow, TaskRow};
-use crate::tables::{
-    DUE, Due, Key, LANE, LEASE, MEMO, META, MemoKey, QUEUE, READY, RUN, RUN_INPUT, RUN_OUTCOME, ReadyKey, TASK,
-    TASK_ARGS, TASK_OUTCOME, Table,
-};
+use crate::rows::{LaneRow, Life, QueueRow, RunRow, TaskRow};
+use crate::tables::{Due, MemoKey, ReadyKey};
+use state::{Memo, State};
 
 /// Something that must never be, under the name of the invariant that it breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,110 +85,6 @@ fn check_state(state: &State) -> Vec<Violation> {
         invariant(state).into_iter().map(move |detail| Violation { name, detail })
     };
     INVARIANTS.iter().flat_map(broken).collect()
-}
-
-/// A group's rows, without payloads.
-struct State {
-    meta: Meta,
-    queues: BTreeMap<Name, QueueRow>,
-    lanes: BTreeMap<Lane, LaneRow>,
-    ready: Vec<ReadyKey>,
-    runs: BTreeMap<RunId, RunRow>,
-    tasks: BTreeMap<TaskId, TaskRow>,
-    inputs: BTreeSet<RunId>,
-    args: BTreeSet<TaskId>,
-    run_outcomes: BTreeSet<RunId>,
-    task_outcomes: BTreeSet<TaskId>,
-    memo: Vec<(MemoKey, Memo)>,
-    leases: Vec<(SessionId, LeaseId, Work)>,
-    due: Vec<(Timestamp, Due)>,
-}
-
-/// A memo row without what it remembers.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Memo {
-    Pending(Work),
-    Outcome,
-}
-
-impl State {
-    fn read(kv: &dyn Read, group: GroupId) -> Self {
-        let memo = |(key, row)| match row {
-            MemoRow::Pending { work, .. } => (key, Memo::Pending(work)),
-            MemoRow::Ended { .. } | MemoRow::Failed { .. } => (key, Memo::Outcome),
-        };
-        Self {
-            meta: META.get(kv, group, &()).unwrap_or_default(),
-            queues: QUEUE.all(kv, group).into_iter().collect(),
-            lanes: LANE.all(kv, group).into_iter().collect(),
-            ready: keys(&READY, kv, group),
-            runs: RUN.all(kv, group).into_iter().collect(),
-            tasks: TASK.all(kv, group).into_iter().collect(),
-            inputs: keys(&RUN_INPUT, kv, group).into_iter().collect(),
-            args: keys(&TASK_ARGS, kv, group).into_iter().collect(),
-            run_outcomes: keys(&RUN_OUTCOME, kv, group).into_iter().collect(),
-            task_outcomes: keys(&TASK_OUTCOME, kv, group).into_iter().collect(),
-            memo: MEMO.all(kv, group).into_iter().map(memo).collect(),
-            leases: LEASE.all(kv, group).into_iter().map(|(key, work)| (key.session, key.lease, work)).collect(),
-            due: keys(&DUE, kv, group).into_iter().map(|key| (key.at, key.what)).collect(),
-        }
-    }
-
-    fn works(&self) -> impl Iterator<Item = WorkRow<'_>> {
-        self.tasks
-            .iter()
-            .map(|(id, row)| WorkRow::task(*id, row))
-            .chain(self.runs.iter().map(|(id, row)| WorkRow::run(*id, row)))
-    }
-
-    fn pending(&self, run: RunId) -> usize {
-        self.memo.iter().filter(|(key, memo)| key.run == run && matches!(memo, Memo::Pending(_))).count()
-    }
-
-    /// Runs whose retention is over may be half deleted: a tick deletes a bounded part.
-    fn is_being_forgotten(&self, run: RunId) -> bool {
-        self.due.iter().any(|(at, what)| *what == Due::Forget(Work::Run(run)) && *at <= self.meta.time)
-    }
-}
-
-fn keys<K: Key, V: serde::Serialize + serde::de::DeserializeOwned>(
-    table: &Table<K, V>,
-    kv: &dyn Read,
-    group: GroupId,
-) -> Vec<K> {
-    let mut keys = Vec::new();
-    table.scan(
-        kv,
-        group,
-        |_| {},
-        |key, _| {
-            keys.push(key);
-            ControlFlow::Continue(())
-        },
-    );
-    keys
-}
-
-/// What tasks and runs share.
-struct WorkRow<'a> {
-    work: Work,
-    life: Life,
-    lane: Lane,
-    place: ReadyPlace,
-    lost: u32,
-    parent: Option<&'a Parent>,
-}
-
-impl<'a> WorkRow<'a> {
-    fn task(id: TaskId, row: &'a TaskRow) -> Self {
-        let (place, parent) = (lanes::place(row.priority, row.seq), row.parent.as_ref());
-        Self { work: Work::Task(id), life: row.life, lane: row.lane(), place, lost: row.lost, parent }
-    }
-
-    fn run(id: RunId, row: &'a RunRow) -> Self {
-        let (place, parent) = (lanes::place(row.priority, row.seq), row.parent.as_ref());
-        Self { work: Work::Run(id), life: row.life, lane: row.lane(), place, lost: row.lost, parent }
-    }
 }
 
 /// What one side holds and the other does not.
@@ -409,6 +303,7 @@ mod tests {
 
     use super::*;
     use crate::kv::{Kv, MemKv};
+    use crate::tables::LANE;
 
     const GROUP: GroupId = GroupId(1);
 

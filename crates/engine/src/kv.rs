@@ -105,11 +105,11 @@ impl<R: Read + ?Sized> Read for Overlay<'_, R> {
         let mut stopped = false;
         self.base.scan(from, to, &mut |key, value| {
             while let Some((our_key, write)) = ours.next_if(|(our_key, _)| our_key.as_slice() < key) {
-                if let Write::Put(value) | Write::Fresh(value) = write {
-                    if visit(our_key, value).is_break() {
-                        stopped = true;
-                        return ControlFlow::Break(());
-                    }
+                if let Write::Put(value) | Write::Fresh(value) = write
+                    && visit(our_key, value).is_break()
+                {
+                    stopped = true;
+                    return ControlFlow::Break(());
                 }
             }
             let flow = match ours.next_if(|(our_key, _)| our_key.as_slice() == key) {
@@ -124,10 +124,10 @@ impl<R: Read + ?Sized> Read for Overlay<'_, R> {
             return;
         }
         for (key, write) in ours {
-            if let Write::Put(value) | Write::Fresh(value) = write {
-                if visit(key, value).is_break() {
-                    return;
-                }
+            if let Write::Put(value) | Write::Fresh(value) = write
+                && visit(key, value).is_break()
+            {
+                return;
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use coda_protocol::ids::{GroupId, Name, RunId, TaskId, Timestamp, Work};
+use coda_protocol::ids::{GroupId, Name, RunId, SessionId, TaskId, Timestamp, Work};
 use coda_protocol::limits::{LIST_FAILURE_BYTES_MAX, LIST_ROWS_MAX, MEMO_PAGE_BYTES_MAX, MEMO_PAGE_ITEMS_MAX};
 use coda_protocol::payload::{Failure, WorkOutcome, outcome_bytes};
 use coda_protocol::reject::Reject;
@@ -15,7 +15,7 @@ use crate::entry::Lane;
 use crate::kv::Read;
 use crate::rows::{LaneRow, Life, MemoRow};
 use crate::tables::{
-    Key, LANE, MEMO, QUEUE, READY, RUN, RUN_OUTCOME, TASK, TASK_OUTCOME, write_name,
+    Key, LANE, LEASE, MEMO, QUEUE, READY, RUN, RUN_OUTCOME, TASK, TASK_OUTCOME, write_name,
 };
 
 /// How a run ended; `None` while it has not.
@@ -230,6 +230,23 @@ pub fn lanes(kv: &dyn Read, group: GroupId, queue: &Name) -> Vec<LaneDescription
         name: lane.name,
     };
     rows.into_iter().map(describe).collect()
+}
+
+/// Whether a lane holds work that could run now, its queue unpaused.
+#[must_use]
+pub fn is_ready(kv: &dyn Read, group: GroupId, lane: &Lane) -> bool {
+    LANE.get(kv, group, lane).is_some_and(|row| row.ready > 0) && !is_paused(kv, group, &lane.queue)
+}
+
+/// Whether a session holds any lease.
+#[must_use]
+pub fn holds_leases(kv: &dyn Read, group: GroupId, session: SessionId) -> bool {
+    let mut holds = false;
+    LEASE.scan(kv, group, |out| out.extend_from_slice(&session.0), |_, _| {
+        holds = true;
+        ControlFlow::Break(())
+    });
+    holds
 }
 
 /// When the work that is next in a lane was accepted.

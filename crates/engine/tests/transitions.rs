@@ -16,6 +16,9 @@ use coda_protocol::reply::Reply;
 use coda_protocol::request::{CompleteRun, CompleteTask, ParkRun, RecordStep, Release, Spawn};
 use support::{GROUP, Offer, W1, W2, World, make, ok};
 
+/// The name of a row, and its command.
+type Row = (&'static str, fn(&Case) -> Command);
+
 const DUE: u64 = 10_000;
 
 /// How a piece of work came to be in its state, and the lease that the command names.
@@ -160,7 +163,7 @@ const TASK_STATES: &[&str] = &["absent", "delayed", "ready", "mine", "other", "r
 
 #[test]
 fn every_command_in_every_state_of_a_task() {
-    let commands: [(&str, fn(&Case) -> Command); 10] = [
+    let commands: [Row; 10] = [
         ("submit", |_| Command::SubmitTask(make::submit(TaskId([7; 16]), "t"))),
         ("submit other", |_| Command::SubmitTask(make::submit(TaskId([7; 16]), "other"))),
         ("complete", |case| complete_task(case, ok("2"))),
@@ -202,7 +205,7 @@ const RUN_STATES: &[&str] =
 
 #[test]
 fn every_command_in_every_state_of_a_run() {
-    let commands: [(&str, fn(&Case) -> Command); 13] = [
+    let commands: [Row; 13] = [
         ("start", |_| Command::StartRun(make::start(RunId([7; 16]), "w"))),
         ("start other", |_| Command::StartRun(make::start(RunId([7; 16]), "other"))),
         ("spawn", |case| {

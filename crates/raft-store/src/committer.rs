@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use rocksdb::{ReadOptions, WriteBatch, WriteOptions};
 
 use crate::db::Db;
-use crate::error::StoreError;
+use crate::error::{StoreError, stop_process};
 use crate::log::{Done, LogOp, LogPoint, LogStore, Recovered};
 use crate::rows::{decode_row, encode_row, record_term};
 use crate::store::StoreCounters;
@@ -52,7 +53,12 @@ impl RocksLog {
             Committer { db: db.clone(), counters, committed: committed.clone(), sync_delay, failed: None };
         let thread = std::thread::Builder::new()
             .name("coda-log".into())
-            .spawn(move || committer.run(&queue))
+            .spawn(move || {
+                // Whoever waits for it would wait for ever.
+                if catch_unwind(AssertUnwindSafe(|| committer.run(&queue))).is_err() {
+                    stop_process("CODA4111 the log committer panicked");
+                }
+            })
             .map_err(StoreError::io("starting the committer"))?;
         Ok(Self { db, jobs, committed, thread: Mutex::new(Some(thread)), stopped: AtomicBool::new(false) })
     }
@@ -62,9 +68,7 @@ impl RocksLog {
         self.stopped.store(true, Ordering::Release);
         if let Some(thread) = self.thread.lock().take() {
             let _ = self.jobs.send(Job::Stop);
-            if thread.join().is_err() {
-                tracing::error!("the log committer panicked");
-            }
+            let _ = thread.join();
         }
     }
 

@@ -17,7 +17,7 @@ pub use crate::group_config::GroupOptions;
 pub use crate::group_error::ProposeError;
 pub use crate::group_serve::ServeError;
 use crate::group_log::GroupLog;
-use crate::group_tasks::{Tasks, follow_leadership, keep_checkpoints};
+use crate::group_tasks::{Tasks, follow_leadership, keep_checkpoints, watch_state_machine};
 use crate::log::LogPoint;
 use crate::network::Network;
 use crate::peers::PeerTransport;
@@ -111,6 +111,7 @@ impl Group {
         let tasks = Tasks::spawn([
             tokio::spawn(follow_leadership(raft.clone(), leads)),
             tokio::spawn(keep_checkpoints(raft.clone(), shared.clone())),
+            tokio::spawn(watch_state_machine(raft.clone(), shared.clone())),
         ]);
         Ok(Self(Arc::new(Inner { raft, store, options, shared, leadership, tasks })))
     }

@@ -69,6 +69,13 @@ pub(crate) async fn follow_leadership(raft: GroupRaft, leads: watch::Sender<Lead
     }
 }
 
+/// Openraft goes on without its state machine when that panics, and its proposers wait for ever. Stops it instead.
+pub(crate) async fn watch_state_machine(raft: GroupRaft, shared: Arc<Shared>) {
+    shared.alive.closed().await;
+    tracing::error!(group = shared.group.0, "CODA4112 the state machine has stopped, the group follows");
+    let _ = raft.shutdown().await;
+}
+
 /// Makes the state durable whenever enough log has been applied, then lets go of the log before the checkpoint
 /// before it: what lies between is kept for followers that lag.
 pub(crate) async fn keep_checkpoints(raft: GroupRaft, shared: Arc<Shared>) {

@@ -36,6 +36,14 @@ mod snapshot;
 // Openraft's calls to peers, over the seam.
 mod network;
 
+// The tests that need to look inside share their helpers with those that do not.
+#[cfg(test)]
+extern crate self as coda_raft_store;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::{requests, runtime};
 const BATCH_MAX: usize = 512;
 
 /// A connection to the cluster. Connects in the background: what is posted meanwhile is sent then.
-#[pyclass(frozen, module = "coda._native")]
+#[pyclass(frozen, weakref, module = "coda._native")]
 pub(crate) struct Port {
     pid: u32,
     shared: Arc<Shared>,

@@ -304,7 +304,8 @@ def blocks_thread(name: str) -> int:
     return os.getpid()
 
 
-@coda.task(name="blocks_process", executor="process")
+# In a queue of its own: a queue offers as many slots as the scarcest way to run its tasks has.
+@coda.task(name="blocks_process", executor="process", queue="cpu")
 def blocks_process(name: str) -> int:
     while not flag(name).exists():
         pass

@@ -4,6 +4,7 @@
 //! to the checkout. There is no list of exceptions: a rule that is wrong is changed, with its reason, in its own file.
 //! Absent: anything that a formatter, a lint in `Cargo.toml` or a `clippy.toml` already says.
 
+pub mod codes;
 pub mod imports;
 pub mod links;
 pub mod source;

@@ -1,6 +1,6 @@
 //! Applies every rule of `coda-tidy` to the checkout. A failure says where, what, and what to do.
 
-use coda_tidy::{Checkout, File, Problem, imports, links, source};
+use coda_tidy::{Checkout, File, Problem, codes, imports, links, source};
 
 fn demand(problems: impl IntoIterator<Item = Problem>) {
     let problems: Vec<String> = problems.into_iter().map(|problem| problem.to_string()).collect();
@@ -69,4 +69,13 @@ fn every_relative_link_in_the_documentation_leads_somewhere() {
         pages.extend(checkout.files(folder, ".md"));
     }
     demand(pages.iter().flat_map(|page| links::resolve(page, |path| checkout.root().join(path).exists())));
+}
+
+#[test]
+fn every_error_code_is_explained() {
+    let checkout = Checkout::here();
+    let mut files: Vec<File> = sources(&checkout).into_iter().filter(|file| file.path.contains("/src/")).collect();
+    files.extend(checkout.files("sdk", ".rs"));
+    files.extend(checkout.files("sdk/python/python", ".py"));
+    demand(codes::are_explained(&files, &checkout.file("docs/errors.md").expect("the codes have a page")));
 }

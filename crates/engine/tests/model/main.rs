@@ -1,5 +1,6 @@
 //! The model test: random histories of clients, workers and leaders against one engine, judged by invariants after each
 //! entry and by an oracle that shares no rule with the engine. A failure prints its seed.
+#![expect(clippy::disallowed_methods, clippy::disallowed_macros, reason = "the number of seeds comes from outside")]
 
 mod oracle;
 mod program;
@@ -15,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sim::{GROUP, Sim};
 
-const DEEDS: usize = 250;
+const DEEDS: usize = 170;
 
 fn history(seed: u64) -> Sim {
     let mut sim = Sim::new(seed);
@@ -59,8 +60,8 @@ fn the_same_seed_is_the_same_history_byte_for_byte() {
 
 #[test]
 fn histories_hold_what_they_are_for() {
-    let work: usize = (0..20).map(|seed| sim::leased(&history(seed).log).len()).sum();
-    assert!(work > 20 * 20, "only {work} pieces of work in 20 histories");
+    let work: usize = (0..10).map(|seed| sim::leased(&history(seed).log).len()).sum();
+    assert!(work > 10 * 20, "only {work} pieces of work in 10 histories");
 }
 
 /// Applies a history again, on an overlay over what was flushed every few entries.
@@ -85,23 +86,4 @@ fn through_overlay(seed: u64, sim: &Sim) -> MemKv {
         assert_eq!(recover(&base, GROUP), hints);
     }
     base
-}
-
-#[test]
-#[ignore]
-fn stats() {
-    use std::time::Instant;
-    let (mut e, mut c, mut rej) = (0, 0, 0);
-    let t = Instant::now();
-    for seed in 0..50 {
-        let s = history(seed);
-        e += s.log.len();
-        for (en, ap) in &s.log {
-            c += en.commands.len();
-            rej += ap.outcomes.iter().filter(|o| o.is_err()).count();
-        }
-    }
-    eprintln!("entries {e} commands {c} rejects {rej} {:?}", t.elapsed());
-    let sim: usize = (0..50).map(|seed| sim::leased(&history(seed).log).len()).sum();
-    eprintln!("work {sim}");
 }

@@ -29,6 +29,9 @@ pub struct Oracle {
     results: BTreeMap<Step, Payload>,
     /// The failure that an attempt of a run was told.
     failures: BTreeMap<(Step, u32), WorkOutcome>,
+    /// Which attempt of a run a lease is, and which attempts asked for a step.
+    attempts: BTreeMap<LeaseId, u32>,
+    asked: BTreeSet<(Step, u32)>,
     /// Which step a task is, learned from its arguments.
     steps: BTreeMap<Bytes, Step>,
     task_steps: BTreeMap<TaskId, Step>,
@@ -70,7 +73,9 @@ impl Oracle {
                 self.needs_lease(Work::Run(spawn.run), spawn.lease, outcome);
                 if let Ok(Reply::Spawned(states)) = outcome {
                     assert_eq!(states.len(), spawn.steps.len());
+                    let attempt = self.attempts[&spawn.lease];
                     for (step, state) in spawn.steps.iter().zip(states) {
+                        self.asked.insert(((spawn.run, step.key.clone()), attempt));
                         if let StepState::Ended(Ok(result)) = state {
                             self.sees_result(spawn.run, &step.key, result);
                         }
@@ -207,7 +212,10 @@ impl Oracle {
                     self.task_steps.insert(lease.task, step.clone());
                 }
             }
-            Effect::RunLeased { session, lease, .. } => self.leased(Work::Run(lease.run), *session, lease.lease),
+            Effect::RunLeased { session, lease, .. } => {
+                self.attempts.insert(lease.lease, lease.attempt);
+                self.leased(Work::Run(lease.run), *session, lease.lease);
+            }
             Effect::StepEnded { step, .. } => {
                 if let Ok(result) = &step.outcome {
                     self.sees_result(step.run, &step.key, result);
@@ -232,6 +240,9 @@ impl Oracle {
         let step = (run, key.clone());
         if let Ok(result) = outcome {
             self.sees_result(run, key, result);
+        } else {
+            let asked = self.asked.contains(&(step.clone(), attempt));
+            assert!(asked, "attempt {attempt} is told of a failure that it never asked for: {step:?}");
         }
         let told = self.failures.entry((step.clone(), attempt)).or_insert_with(|| outcome.clone());
         assert_eq!(told, outcome, "attempt {attempt} was told two outcomes of {step:?}");

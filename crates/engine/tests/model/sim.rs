@@ -1,5 +1,7 @@
 //! A leader, clients and workers around one engine, driven by a seed.
 
+mod deliver;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,15 +14,13 @@ use coda_engine::recover::recover;
 use coda_engine::tables::LEASE;
 use coda_engine::{invariants, query};
 use coda_protocol::ids::{GroupId, LeaseId, Millis, Name, RunId, SessionId, TaskId, Timestamp, Work, WorkKind};
-use coda_protocol::reject::Reject;
-use coda_protocol::reply::Reply;
 use coda_protocol::request::{StartRun, SubmitTask};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::oracle::Oracle;
 use crate::program::{Input, policy};
-use crate::worker::{Execution, Worker};
+use crate::worker::Worker;
 
 pub const GROUP: GroupId = GroupId(3);
 const QUEUES: [&str; 2] = ["q", "z"];
@@ -80,7 +80,7 @@ impl Sim {
         let all = ["a", "b", "c", "v", "w"];
         for names in [&all[..], &all[..3], &all[2..]] {
             let session = sim.next_session();
-            sim.workers.push(Worker::new(session, names.iter().map(|name| Name::new(name)).collect()));
+            sim.workers.push(Worker::new(session, names.iter().map(Name::new).collect()));
         }
         sim
     }
@@ -314,115 +314,17 @@ impl Sim {
         assert_eq!(applied.outcomes.len(), entry.commands.len());
         for (command, outcome) in entry.commands.iter().zip(&applied.outcomes) {
             self.oracle.answered(command, outcome);
-            if let Command::CompleteRun(complete) = command {
-                if matches!(query::run_outcome(&self.kv, GROUP, complete.run), Ok(Some(_))) && outcome.is_ok() {
-                    self.oracle.run_ended(complete.run);
-                }
+            if let Command::CompleteRun(complete) = command
+                && matches!(query::run_outcome(&self.kv, GROUP, complete.run), Ok(Some(_)))
+                && outcome.is_ok()
+            {
+                self.oracle.run_ended(complete.run);
             }
         }
         applied.effects.iter().for_each(|effect| self.oracle.effect(effect));
         let granted: u32 = entry.grants.iter().zip(&applied.unused).map(|(grant, unused)| grant.slots - unused).sum();
         let leased = |effect: &&Effect| matches!(effect, Effect::TaskLeased { .. } | Effect::RunLeased { .. });
         assert_eq!(applied.effects.iter().filter(leased).count(), granted as usize);
-    }
-
-    fn deliver(&mut self, batch: &[(Command, Origin)], applied: &Applied) {
-        for ((command, origin), outcome) in batch.iter().zip(&applied.outcomes) {
-            let is_repeatable = !matches!(command, Command::ResumeSession { .. } | Command::EndSession { .. });
-            if is_repeatable && self.rng.random_bool(0.3) {
-                self.sent.push(command.clone());
-            }
-            self.answer(command, *origin, outcome);
-        }
-        for effect in &applied.effects {
-            self.push(effect);
-            self.hint(effect);
-        }
-    }
-
-    fn worker(&mut self, session: SessionId) -> Option<&mut Worker> {
-        self.workers.iter_mut().find(|worker| worker.session == session && worker.connected)
-    }
-
-    fn answer(&mut self, command: &Command, origin: Origin, outcome: &Result<Reply, Reject>) {
-        let (Origin::Worker(session) | Origin::Execution(session, _)) = origin else { return };
-        let Some(i) = self.workers.iter().position(|worker| worker.session == session && worker.connected) else {
-            return;
-        };
-        let worker = &mut self.workers[i];
-        if let Ok(Reply::Resumed { lost }) = outcome {
-            lost.iter().for_each(|lease| worker.lose(*lease));
-            worker.resuming = false;
-        }
-        let Origin::Execution(_, lease) = origin else { return };
-        let Some(execution) = worker.runs.get_mut(&lease) else { return };
-        let goes_on = match outcome {
-            Ok(reply) => execution.answered(command, reply, &mut self.oracle),
-            Err(Reject::NotIdle) => {
-                execution.busy = false;
-                true
-            }
-            Err(_) => false,
-        };
-        if !goes_on {
-            worker.lose(lease);
-        }
-    }
-
-    fn push(&mut self, effect: &Effect) {
-        match effect {
-            Effect::TaskLeased { session, lease } => {
-                let lease = lease.clone();
-                self.worker(*session).map(|worker| worker.tasks.insert(lease.lease, lease));
-            }
-            Effect::RunLeased { session, lease, has_memo } => {
-                let mut execution = Execution::new(lease.clone());
-                let memo = query::memo(&self.kv, GROUP, lease.run);
-                assert!(*has_memo || memo.pages.is_empty(), "a memo that would not be sent");
-                execution.memo(memo, &mut self.oracle);
-                self.worker(*session).map(|worker| worker.runs.insert(execution.lease.lease, execution));
-            }
-            Effect::RunResumed { session, run, lease, .. } => {
-                // Read later than applied: the run may be another's by then.
-                let memo = query::memo(&self.kv, GROUP, *run);
-                let held = query_lease(&self.kv, *run) == Some(*lease);
-                let worker = self.workers.iter_mut().find(|worker| worker.session == *session && worker.connected);
-                if let Some(execution) = worker.and_then(|worker| worker.runs.get_mut(lease)).filter(|_| held) {
-                    execution.memo(memo, &mut self.oracle);
-                }
-            }
-            Effect::StepEnded { session, step, .. } => {
-                let worker = self.workers.iter_mut().find(|worker| worker.session == *session && worker.connected);
-                if let Some(execution) = worker.and_then(|worker| worker.runs.get_mut(&step.lease)) {
-                    execution.step_ended(step, &mut self.oracle);
-                }
-            }
-            Effect::LeaseLost { session, lease, .. } => {
-                let lease = *lease;
-                self.worker(*session).map(|worker| worker.lose(lease));
-            }
-            Effect::EndSessionAgain(session) => drop(self.gone.insert(*session)),
-            Effect::RunEnded { .. }
-            | Effect::TaskEnded { .. }
-            | Effect::LaneReady(_)
-            | Effect::WakeAt(_)
-            | Effect::SessionHolds(_) => {}
-        }
-    }
-
-    fn hint(&mut self, effect: &Effect) {
-        match effect {
-            Effect::LaneReady(lane) => drop(self.lanes.insert(lane.clone())),
-            Effect::WakeAt(at) => self.wake = Some(self.wake.map_or(*at, |wake| wake.min(*at))),
-            // A lease for a session that is not connected: it must not stay with it.
-            Effect::TaskLeased { session, .. } | Effect::RunLeased { session, .. } => {
-                let session = *session;
-                if self.worker(session).is_none() {
-                    self.gone.insert(session);
-                }
-            }
-            _ => {}
-        }
     }
 
     // The end.
@@ -475,16 +377,13 @@ impl Sim {
         for round in 0.. {
             let Some(wake) = self.wake else { break };
             assert!(round < 10_000, "retention never ends");
-            self.now = self.now.max(wake.0);
+            // Many at once, so that ticks meet their bounds.
+            self.now = self.now.max(wake.0) + self.rng.random_range(0..20_000);
             self.propose_batch(Vec::new(), false);
         }
         let left: BTreeMap<_, _> = self.kv.map.iter().filter(|(key, _)| key[4] != 1).collect();
         assert!(left.is_empty(), "rows outlive their retention: {left:?}");
     }
-}
-
-fn query_lease(kv: &MemKv, run: RunId) -> Option<LeaseId> {
-    coda_engine::tables::RUN.get(kv, GROUP, &run)?.life.lease().map(|(_, lease)| lease)
 }
 
 /// Work that a log ever leased, for a histogram of what histories hold.

@@ -63,7 +63,7 @@ fn concurrent_spawns_of_one_key_are_one_execution_and_every_waiter_gets_the_one_
     let run = w.resident("order");
     let step = make::step("charge", &["7"]);
     assert_eq!(w.spawn(&run, &[step.clone(), step.clone()]), [StepState::Pending, StepState::Pending]);
-    assert_eq!(w.spawn(&run, &[step.clone()]), [StepState::Pending]);
+    assert_eq!(w.spawn(&run, std::slice::from_ref(&step)), [StepState::Pending]);
     let tasks = w.lease_as(W2, &["charge"], 10);
     assert_eq!(tasks.len(), 1);
     assert_eq!(w.complete(&tasks[0], "paid"), Ok(Reply::Done));

@@ -51,7 +51,7 @@ pub struct Offer {
 
 impl Offer {
     pub fn tasks(session: SessionId, names: &[&str], slots: u32) -> Self {
-        let names = names.iter().map(|name| Name::new(name)).collect();
+        let names = names.iter().map(Name::new).collect();
         Self { session, queue: "q".into(), kind: WorkKind::Task, names, slots }
     }
 

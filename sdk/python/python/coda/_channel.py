@@ -99,6 +99,10 @@ class Channel:
 
     def close(self, timeout: float) -> None:
         self.port.close(timeout)
+        self.end()
+
+    def end(self) -> None:
+        """What is still asked will not be answered."""
         self._end(ClosedError("the connection is closed: open another client", code="CODA4010"))
 
 

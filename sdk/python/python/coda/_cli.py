@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 from ._native import CREDIT_MAX, VERSION
 from ._served import Slots
@@ -164,7 +164,7 @@ def _seconds(text: str) -> float:
 class _Formatter(logging.Formatter):
     """One line per message; the level coloured on a terminal, and only there."""
 
-    _COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITICAL: "\033[31;1m"}
+    _COLOURS: ClassVar = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITICAL: "\033[31;1m"}
 
     def __init__(self, who: str, colour: bool) -> None:
         super().__init__(f"%(asctime)s %(levelname)-7s {who} %(message)s", datefmt="%H:%M:%S")

@@ -68,10 +68,12 @@ class AsyncClient:
         channel, self._channel = self._channel, None
         if channel is None:
             return
-        self._loop.remove_reader(self._fd)
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._fd)
         channel.flush()
+        channel.end()
         # The goodbye leaves within a moment, or not at all.
-        await self._loop.run_in_executor(None, channel.close, 0.5)
+        await asyncio.get_running_loop().run_in_executor(None, channel.port.close, 0.5)
 
     @overload
     async def start(

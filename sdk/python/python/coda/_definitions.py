@@ -129,7 +129,8 @@ class Task(Definition[T], Generic[P, R, T]):
 def _how_run(fn: Callable[..., Any], executor: str) -> HowRun:
     if executor not in ("thread", "process"):
         raise ValueError(f"executor must be 'thread' or 'process', not {executor!r}")
-    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):
+    # The second is for objects whose __call__ is async.
+    if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None)):  # noqa: B004
         if executor == "process":
             raise ValueError(f"{fn.__qualname__} is async: it runs on the worker's event loop, not in a process")
         return "loop"

@@ -61,6 +61,10 @@ class Handle(asyncio.Future[T]):
     up that wait and not the step: the step goes on, and the handle can be awaited again.
     """
 
+    # Not `isfuture()`, so that gather, wait_for and shield await it in a task of their own. Otherwise the first of them
+    # that is cancelled or times out would cancel it for everybody, for good. asyncio.wait takes it as it is.
+    _asyncio_future_blocking = None  # type: ignore[assignment]
+
     def __init__(
         self,
         step: Step,

@@ -444,7 +444,7 @@ def _watch_timers(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         return call_later(delay, callback, *args, **kwargs)
 
     def unwatch() -> None:
-        del loop.call_at, loop.call_later  # type: ignore[method-assign]
+        del loop.call_at, loop.call_later
 
     loop.call_at, loop.call_later = watched_at, watched_later  # type: ignore[method-assign, assignment]
     return unwatch

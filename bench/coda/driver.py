@@ -1,0 +1,46 @@
+"""Coda for the peers' harness: one node (`coda dev`), two worker processes, the asyncio client.
+
+`coda` sends steps through the queue as Celery does; `coda-inline` runs them in the workflow's process as Restate does.
+`bench/run.py` puts this folder into a copy of the harness; `CODA_BENCH_PYTHON` is where `cluster.py` and `app.py` lie.
+"""
+import os, sys
+from pathlib import Path
+from lib import *
+
+sys.path.insert(0, os.environ.get("CODA_BENCH_PYTHON") or str(Path(__file__).resolve().parent.parent / "python"))
+import cluster
+
+
+class Driver(System):
+    durability = "Raft log fsync, 1 node"
+    workers = f"coda-worker x{cluster.WORKER_PROCESSES}"
+
+    def __init__(self, variant):
+        super().__init__(variant)                                 # "spawned" | "inline"
+        if variant == "inline":
+            self.skip = {w: "same as coda" for w in ("W1", "W4", "W5", "W6")}
+
+    def start(self, d):
+        d = Path(d)
+        node = spawn(cluster.node_command(d / "node", os.environ.get("CODA_SYNC_DELAY")), d, "node-log")
+        self.server.append(node)
+        address, ca = cluster.address_of(d / "node-log.log", node), d / "node/certs/ca.pem"
+        worker = spawn(cluster.worker_command(), d, "worker", env=cluster.worker_environment(address, ca))
+        self.worker.append(worker)
+        cluster.wait_for_workers(d / "worker.log", worker)
+        self.asker = cluster.Asker(address, ca, f"steps_{self.variant}")
+
+    async def open(self):
+        await self.asker.open()
+
+    async def close(self):
+        await self.asker.close()
+
+    async def submit(self, i):
+        return await self.asker.submit(payload(i))
+
+    async def result(self, h):
+        return await self.asker.result(h)
+
+    async def run(self, wf, *a):
+        return await self.asker.run(wf, *a, payload=PAYLOAD)

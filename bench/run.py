@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+"""Measures Coda, alone or beside its peers.
+
+    bench/run.py                                       the Rust load generator, then the Python SDK, on a real node
+    bench/run.py --peers DIR --systems coda,restate    both systems in turn, and their ratio
+
+DIR is a copy of the peers' harness (`run.py`, `lib.py`, one folder per system). It is copied to `--work`, Coda's driver
+is put beside the others, and every measurement runs there in a process of its own: workload by workload, in each round
+one system after the other, so that all of them see the same machine. README.md says how to read the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.machinery
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parent
+PEERS_DEFAULT = CHECKOUT.parent / "shared/peers-bench"
+OURS = {"coda": "spawned", "coda-inline": "inline"}
+#: workload -> its figure, and whether more of it is better
+FIGURES = {
+    "W1": ("tasks_per_s", True),
+    "W2": ("step_p50_ms", False),
+    "W3": ("wf_per_s", True),
+    "W4": ("tasks_per_s", True),
+    "W5": ("stage_ms", False),
+    "W6": ("p50_ms", False),
+}
+#: What the peers' set-up makes in the working copy, and what a run leaves there: never copied over.
+MADE_THERE = ("venv", "node_modules", "data", "__pycache__", "sdk", "coda", "*.jsonl")
+#: Runs the harness with our driver known to it. The harness is not changed.
+LAUNCHER = """\
+import sys
+sys.path.insert(0, {work!r})
+import run
+run.SYSTEMS.update({systems!r})
+run.main()
+"""
+Record = dict[str, Any]
+
+
+def main() -> int:
+    options = parse()
+    if options.peers is None:
+        return alone(options)
+    work = prepare(options)
+    records = compare(options, work)
+    print(table(records, options.systems, options.workload))
+    return 0 if any(figure(record) is not None for record in records) else 1
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, epilog="Figures: bench/README.md"
+    )
+    parser.add_argument("--peers", type=Path, metavar="DIR", help=f"the peers' harness [default: {PEERS_DEFAULT}]")
+    parser.add_argument("--alone", action="store_true", help="Coda only, also where a peers' harness exists")
+    parser.add_argument("--systems", type=names, help="in this order; a peer here is what starts a comparison")
+    parser.add_argument("--workload", type=names, default=["W1", "W2", "W3"], metavar="W1,W2,..")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=0.2, help="how much of the full size [default: 0.2]")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds for one measurement [default: 120]")
+    parser.add_argument("--sync-delay", metavar="2ms", help="added to every sync of Coda's log")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "coda-bench-peers",
+        metavar="DIR",
+        help="the working copy of the harness, kept [default: %(default)s]",
+    )
+    parser.add_argument("--setup", action="store_true", help="install the peers into the working copy (minutes)")
+    parser.add_argument("--out", type=Path, help="append each measurement here, one JSON line each")
+    options = parser.parse_args()
+    options.systems = options.systems or list(OURS)
+    if set(options.workload) - set(FIGURES):
+        parser.error(f"workloads are {', '.join(FIGURES)}")
+    others = [system for system in options.systems if system not in OURS]
+    if options.peers is None and (others or options.setup) and not options.alone:
+        options.peers = PEERS_DEFAULT
+    if options.alone:
+        options.peers = None
+    if options.peers is None and others:
+        parser.error(f"{', '.join(others)} needs --peers")
+    if options.peers is not None and not (options.peers / "run.py").is_file():
+        parser.error(f"there is no peers' harness in {options.peers}; without --peers Coda is measured alone")
+    return options
+
+
+def names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+# Coda alone
+
+
+def alone(options: argparse.Namespace) -> int:
+    """The two programs of this folder, one after the other."""
+    node = Path(os.environ.get("CODA_BIN", CHECKOUT / "target/release/coda")).resolve()
+    delay = ["--sync-delay", options.sync_delay] if options.sync_delay else []
+    rounds = ["--rounds", str(options.rounds)]
+    # The load generator knows what inline steps cost by names of its own, and neither W4 nor W5.
+    mine = [w for w in options.workload if w in ("W1", "W2", "W3", "W6")]
+    mine += [f"{w}-inline" for w in mine if w in ("W2", "W3")]
+    failed = 0
+    if mine:
+        cargo = ["cargo", "run", "--quiet", "--release", "--package", "coda-bench", "--"]
+        failed |= subprocess.run([*cargo, *mine, *rounds, *delay, "--coda-bin", node], cwd=CHECKOUT).returncode
+    if importlib.util.find_spec("coda") is None or sdk_folder() is None:
+        print("The Python SDK is not installed for this interpreter: `make sdk`, then .venv/bin/python bench/run.py")
+        return failed
+    client = [sys.executable, HERE / "python/client.py", "--scale", str(options.scale), *rounds, *delay]
+    environment = {**os.environ, "CODA_BIN": str(node)}
+    for system in options.systems:
+        inline = OURS[system] == "inline"
+        workloads = [w for w in options.workload if w in ("W2", "W3")] if inline else options.workload
+        if workloads:
+            command = [*client, *workloads, *(["--inline"] if inline else [])]
+            failed |= subprocess.run(command, env=environment).returncode
+    return failed
+
+
+# Beside the peers
+
+
+def prepare(options: argparse.Namespace) -> Path:
+    """The working copy: the peers' files as they are, our driver, and a way to our SDK."""
+    work: Path = options.work.resolve()
+    if options.peers.resolve() != work:
+        shutil.copytree(
+            options.peers, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*MADE_THERE), copy_function=copy
+        )
+    if options.setup:
+        subprocess.run(["./setup.sh"], cwd=work, check=True)
+    if not (work / "venv/bin/python").exists():
+        sys.exit(f"The peers are not installed in {work}: run this again with --setup, it takes some minutes")
+    (work / "coda").mkdir(exist_ok=True)
+    copy(HERE / "coda/driver.py", work / "coda/driver.py")
+    # One link, and not our whole environment: the peers keep the versions that their set-up has pinned.
+    (work / "sdk").mkdir(exist_ok=True)
+    if any(system in OURS for system in options.systems):
+        sdk = sdk_folder()
+        if sdk is None:
+            sys.exit("The Python SDK is not installed for this interpreter: `make sdk`, then .venv/bin/python bench/run.py")
+        link = work / "sdk/coda"
+        link.unlink(missing_ok=True)
+        link.symlink_to(sdk)
+    return work
+
+
+def copy(source: str | Path, target: str | Path) -> None:
+    """As a file of ours: what is copied may be read-only, and be copied again."""
+    Path(target).unlink(missing_ok=True)
+    shutil.copyfile(source, target)
+    mode = 0o755 if os.access(source, os.X_OK) else 0o644
+    os.chmod(target, mode)
+
+
+def sdk_folder() -> Path | None:
+    """The installed package, and not the folder beside this file that has the same name."""
+    here = [path for path in sys.path if Path(path or ".").resolve() != HERE]
+    spec = importlib.machinery.PathFinder.find_spec("coda", here)
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).parent
+    # An editable install says so only to an import.
+    found = subprocess.run(
+        [sys.executable, "-c", "import coda; print(coda.__file__)"], cwd="/", capture_output=True, text=True
+    )
+    return Path(found.stdout.strip()).parent if found.returncode == 0 else None
+
+
+def compare(options: argparse.Namespace, work: Path) -> list[Record]:
+    environment = {
+        **os.environ,
+        "CODA_BIN": str(Path(os.environ.get("CODA_BIN", CHECKOUT / "target/release/coda")).resolve()),
+        "CODA_BENCH_PYTHON": str(HERE / "python"),
+        "PYTHONPATH": str(work / "sdk"),
+    }
+    if options.sync_delay:
+        environment["CODA_SYNC_DELAY"] = options.sync_delay
+    systems = {name: ("coda", variant) for name, variant in OURS.items()}
+    launcher = LAUNCHER.format(work=str(work), systems=systems)
+    records: list[Record] = []
+    for round_ in range(options.rounds):
+        for workload in options.workload:
+            for system in options.systems:
+                for record in measure(options, work, launcher, environment, system, workload):
+                    record = {**record, "run": round_}
+                    records.append(record)
+                    print(summary(record), flush=True)
+                    if options.out:
+                        with options.out.open("a") as out:
+                            out.write(json.dumps(record) + "\n")
+    return records
+
+
+def measure(
+    options: argparse.Namespace, work: Path, launcher: str, environment: dict[str, str], system: str, workload: str
+) -> list[Record]:
+    with tempfile.TemporaryDirectory(prefix="coda-bench-") as folder:
+        out, log = Path(folder) / "out.jsonl", Path(folder) / "log"
+        size = ["--scale", str(options.scale), "--timeout", str(options.timeout)]
+        command = [work / "venv/bin/python", "-c", launcher, "--system", system, "--workload", workload, "--runs", "1"]
+        with log.open("wb") as said:
+            process = subprocess.Popen(
+                [*command, *size, "--out", out], cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
+            try:
+                # Start, warm-up and stop take a while too.
+                process.wait(options.timeout + 120)
+            except BaseException:
+                # The harness stops its servers when it is told to end.
+                process.terminate()
+                process.wait(30)
+                raise
+        if out.exists():
+            return [json.loads(line) for line in out.read_text().splitlines()]
+        return [{"system": system, "workload": workload, "error": log.read_text(errors="replace")[-400:]}]
+
+
+# What a person reads
+
+
+def kind(record: Record) -> str:
+    return str(record["workload"]).split("/")[0]
+
+
+def figure(record: Record) -> float | None:
+    name, _ = FIGURES[kind(record)]
+    return record.get(name)
+
+
+def summary(record: Record) -> str:
+    head = f"round {record['run']}  {record['workload']:8} {record['system']:16}"
+    if "skip" in record:
+        return f"{head} skipped: {record['skip']}"
+    value = figure(record)
+    if value is None:
+        return f"{head} FAILED: {record.get('error', 'no figure')}"
+    name, _ = FIGURES[kind(record)]
+    return f"{head} {value:10.2f} {name}   others' CPU {others(record) * 100:3.0f} %   calib {record.get('calib_ms', 0):.1f} ms"
+
+
+def others(record: Record) -> float:
+    """Share of the cores that went to processes outside the test."""
+    own = sum(record.get(name, 0.0) for name in ("server_cpu_s", "worker_cpu_s", "client_cpu_s"))
+    cores = os.cpu_count() or 1
+    share = (record.get("machine_busy_s", own) - own) / max(0.01, record.get("wall_s", 0.0) * cores)
+    return max(0.0, share)
+
+
+def table(records: list[Record], systems: list[str], workloads: list[str]) -> str:
+    """Medians with their range, and each as a multiple of the best peer, from this one interleaved run."""
+    lines = ["", "| workload | n | system | median (min–max) | x best peer | server CPU s/1k | rest CPU s/1k | disk KB/task | others' CPU | calib ms |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|---|")
+    for workload in sorted({str(r["workload"]) for r in records}, key=lambda w: (workloads.index(w.split("/")[0]), w)):
+        name, more = FIGURES[workload.split("/")[0]]
+        good = {
+            system: [r for r in records if r["system"] == system and r["workload"] == workload and figure(r) is not None]
+            for system in systems
+        }
+        medians = {system: statistics.median(r[name] for r in rs) for system, rs in good.items() if rs}
+        peers = [value for system, value in medians.items() if system not in OURS]
+        best = (max(peers) if more else min(peers)) if peers else None
+        for system, value in medians.items():
+            rs = good[system]
+            ratio = "–" if best is None else f"{value / best if more else best / value:.2f}"
+            per_1k = lambda *keys: f"{statistics.median(sum(r[k] for k in keys) / r['tasks'] * 1e3 for r in rs):.2f}"  # noqa: B023, E731
+            span = f"{value:.4g} ({min(r[name] for r in rs):.4g}–{max(r[name] for r in rs):.4g}) {name}"
+            disk = f"{statistics.median(r['disk_write_mb'] / r['tasks'] * 1e3 for r in rs):.1f}"
+            calib = f"{statistics.median(r['calib_ms'] for r in rs):.1f}"
+            busy = f"{statistics.median(others(r) for r in rs) * 100:.0f} %"
+            cells = [workload, rs[0]["tasks"], system, span, ratio, per_1k("server_cpu_s"), per_1k("worker_cpu_s", "client_cpu_s"), disk, busy, calib]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    failed = [r for r in records if "error" in r]
+    lines += [f"\n{len(failed)} measurements failed; they are in no median."] if failed else []
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
