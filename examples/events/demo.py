@@ -107,6 +107,8 @@ async def submit_all(
     client: Any, workflow: Callable[..., Any], events: list[dict[str, Any]], run: Run, progress: Progress, bar: TaskID
 ) -> None:
     """Keep CONCURRENCY runs in flight until every event has been through."""
+    import coda
+
     remaining = iter(events)
 
     async def submitter() -> None:

@@ -83,11 +83,15 @@ class Process:
                 raise DemoError(f"cannot start {self.name}: {exc}") from exc
 
     def owns(self, pid: int) -> bool:
-        """Whether a process is this one or was started by it."""
-        try:
-            return os.getpgid(pid) == self.pid
-        except ProcessLookupError:
-            return False
+        """Whether a process is this one or descends from it."""
+        while pid > 1 and pid != self.pid:
+            try:
+                stat = Path(f"/proc/{pid}/stat").read_text()
+            except OSError:
+                return False
+            # The name, in brackets, may hold anything; the parent is the second field behind it.
+            pid = int(stat.rpartition(")")[2].split()[1])
+        return pid == self.pid
 
     def check(self) -> None:
         """Raise if the process has ended without being asked to."""

@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import coda
@@ -255,24 +254,11 @@ def test_a_lost_task_in_a_thread_is_forgotten(cluster: FakeCluster, app: coda.Ap
     assert len(cluster.requests(wire.COMPLETE_TASK)) == 1
 
 
-def drained(cluster: FakeCluster, app: coda.App, task: Any, **options: Any) -> tuple[FakeCluster, float]:
+def drain(cluster: FakeCluster, app: coda.App, task: Any, signals: int = 1, **options: Any) -> float:
     """Stops the worker while it executes the task. Returns how long that took."""
 
     async def main() -> float:
         world = World(cluster, app, **options)
-        async with world.running():
-            await world.client.submit(task)
-            await until(lambda: world.worker._held)
-            started = time.monotonic()
-            for _ in range(options.pop("signals", 1)):
-                world.worker.stop()
-        return time.monotonic() - started
-
-    signals = options.pop("signals", 1)
-
-    async def hurried() -> float:
-        world = World(cluster, app, **options)
-        started = 0.0
         async with world.running():
             await world.client.submit(task)
             await until(lambda: world.worker._held)
@@ -282,7 +268,7 @@ def drained(cluster: FakeCluster, app: coda.App, task: Any, **options: Any) -> t
                 await asyncio.sleep(0.01)
         return time.monotonic() - started
 
-    return cluster, asyncio.run(hurried())
+    return asyncio.run(main())
 
 
 def test_a_drain_lets_tasks_end(cluster: FakeCluster, app: coda.App) -> None:
@@ -291,7 +277,7 @@ def test_a_drain_lets_tasks_end(cluster: FakeCluster, app: coda.App) -> None:
         await asyncio.sleep(0.1)
         return "done"
 
-    drained(cluster, app, short)
+    drain(cluster, app, short)
     assert cluster.tasks()[0].outcome == ("json", b'"done"')
     assert not cluster.requests(wire.RELEASE)
 
@@ -308,7 +294,7 @@ def test_after_the_drain_timeout_work_is_handed_back(cluster: FakeCluster, app: 
     def blocked() -> None:
         release.wait(60)
 
-    _, seconds = drained(cluster, app, endless if kind == "async" else blocked, drain_timeout=0.2)
+    seconds = drain(cluster, app, endless if kind == "async" else blocked, drain_timeout=0.2)
     release.set()
     assert 0.2 <= seconds < 2
     assert cluster.tasks()[0].state == "ready"
@@ -320,7 +306,7 @@ def test_a_second_signal_hurries(cluster: FakeCluster, app: coda.App) -> None:
     async def endless() -> None:
         await asyncio.sleep(60)
 
-    _, seconds = drained(cluster, app, endless, drain_timeout=30, signals=2)
+    seconds = drain(cluster, app, endless, drain_timeout=30, signals=2)
     assert seconds < 2
     assert cluster.tasks()[0].state == "ready"
 
@@ -385,7 +371,7 @@ def test_one_line_says_what_is_served(cluster: FakeCluster, app: coda.App, caplo
     async def ship() -> None: ...
 
     with caplog.at_level(logging.INFO):
-        submit(cluster, app)
+        submit(cluster, app, (app.tasks["charge"], None))
     (line,) = [record.getMessage() for record in caplog.records if "serving" in record.getMessage()]
     assert line == (
         "serving queues billing (16 tasks, 256 runs at once), default (16 tasks, 256 runs at once); "
@@ -419,6 +405,3 @@ def test_a_worker_needs_something_to_serve() -> None:
 
 def test_a_module_means_its_apps_and_the_plain_decorators() -> None:
     assert set(process_tasks.app.tasks) <= set(app_of(process_tasks).tasks)
-
-
-Submit = Callable[..., Any]

@@ -428,12 +428,12 @@ def test_a_run_that_waits_for_something_else_too_is_not_parked(cluster: FakeClus
             await asyncio.to_thread(__import__("time").sleep, 0.2)
         else:
             with pytest.raises(asyncio.TimeoutError):
-                if how == "timeout":
-                    async with asyncio.timeout(0.2):
-                        await handle
-                else:
-                    await asyncio.wait_for(handle, 0.2)
+                await (in_time(handle) if how == "timeout" else asyncio.wait_for(handle, 0.2))
         return "done"
+
+    async def in_time(handle: coda.Handle[None]) -> None:
+        async with asyncio.timeout(0.2):
+            await handle
 
     async def main() -> str:
         async with World(cluster, app, park_after=0.02, drain_timeout=0.0).running() as world:
@@ -472,7 +472,7 @@ def test_options_of_a_spawn_overrule_the_decorator(run: Run, app: coda.App, clus
         coda.context.spawn_task(step, queue="fast", priority=9, max_retries=7, delay=1.5)
         coda.context.spawn_task("elsewhere", {"a": 1})
         for wrong in ({"priority": 10}, {"max_retries": -1}, {"delay": -1}, {"queue": ""}):
-            with pytest.raises(ValueError, match="must|valid"):
+            with pytest.raises(ValueError, match=r"must|valid"):
                 coda.context.spawn_task(step, **wrong)  # type: ignore[arg-type]
 
     run(spawns)

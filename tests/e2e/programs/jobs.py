@@ -66,3 +66,13 @@ async def waits_for_flag(name: str) -> int:
 @coda.workflow(name="echoes")
 async def echoes(value: Any) -> Any:
     return await coda.context.spawn_task(echo, args={"value": value}, cache_key=[1])
+
+
+@coda.task(name="huge")
+async def huge() -> str:
+    return "x" * (5 << 20)
+
+
+@coda.task(name="unserializable")
+async def unserializable() -> object:
+    return object()

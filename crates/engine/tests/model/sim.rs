@@ -11,7 +11,7 @@ use coda_engine::effect::Effect;
 use coda_engine::entry::{Applied, Entry, Grant, Lane};
 use coda_engine::kv::MemKv;
 use coda_engine::recover::recover;
-use coda_engine::tables::LEASE;
+use coda_engine::tables::{DUE, LANE, LEASE, QUEUE};
 use coda_engine::{invariants, query};
 use coda_protocol::ids::{GroupId, LeaseId, Millis, Name, RunId, SessionId, TaskId, Timestamp, Work, WorkKind};
 use coda_protocol::request::{StartRun, SubmitTask};
@@ -288,6 +288,18 @@ impl Sim {
             self.deliver(&batch, &applied);
         }
         self.log.push((entry, applied));
+        self.knows_enough();
+    }
+
+    /// Hints, or a recovery, tell the leader of every lane it could serve and of the next due time.
+    fn knows_enough(&self) {
+        for (lane, row) in LANE.all(&self.kv, GROUP) {
+            let paused = QUEUE.get(&self.kv, GROUP, &lane.queue).is_some_and(|queue| queue.paused);
+            let is_known = self.lanes.contains(&lane) || row.ready == 0 || paused;
+            assert!(is_known, "the leader does not know of {lane:?} {row:?}");
+        }
+        let due = DUE.all(&self.kv, GROUP).first().map(|(key, ())| key.at);
+        assert!(due.is_none_or(|due| self.wake.is_some_and(|wake| wake <= due)), "{due:?}, known is {:?}", self.wake);
     }
 
     fn grant(&mut self, entry: &mut Entry) {

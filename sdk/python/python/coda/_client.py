@@ -66,7 +66,11 @@ class Client:
             if self._connecting is None:
                 return self
             self._connecting.append(slot)
-        self._wait(slot, None)
+        try:
+            self._wait(slot, None)
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

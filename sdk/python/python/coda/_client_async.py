@@ -56,7 +56,11 @@ class AsyncClient:
         if self._connected is not None:
             connected: asyncio.Future[None] = self._loop.create_future()
             self._connected.append(connected)
-            await connected
+            try:
+                await connected
+            except BaseException:
+                await self.close()
+                raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

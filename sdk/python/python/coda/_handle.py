@@ -144,9 +144,10 @@ class Handle(asyncio.Future[T]):
 def only_waits_for_steps(waiting: Any) -> bool:
     """Whether what a task is suspended on can end through the end of a step alone. `False` when in doubt."""
     if isinstance(waiting, Waiter | Handle):
-        return True
+        # One that is done, or cancelled, has resumed its task already, in an iteration to come.
+        return not waiting.done()
     if isinstance(waiting, asyncio.Task):
-        return only_waits_for_steps(getattr(waiting, "_fut_waiter", None))
+        return waiting.done() or only_waits_for_steps(getattr(waiting, "_fut_waiter", None))
     children = getattr(waiting, "_children", None)
     if isinstance(children, list):
         # asyncio.gather

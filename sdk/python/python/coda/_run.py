@@ -16,6 +16,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from ._channel import Channel
 from ._codec import JSON, decode_payload, encode_payload
@@ -45,6 +46,9 @@ __all__: list[str] = []
 
 log = logging.getLogger("coda.worker")
 
+# A timer that is due takes a moment to have its effect.
+_TIMER_SLACK_SECONDS = 0.1
+
 #: Runs a function that blocks and calls back, on the loop, with its result or its exception.
 RunSync = Callable[[Callable[[], Any], Callable[[Any, BaseException | None], None]], None]
 
@@ -71,8 +75,6 @@ class Run:
         _, self.id, self.lease, self.queue, self.workflow, self._input, self.attempt, self.seen, memo = event
         self.loop = loop
         self.over = False
-        #: No timer of this run is due after this moment, in loop time.
-        self.timers_until = 0.0
         self.waiting_since = loop.time()
         self._definition = definition
         self._channel = channel
@@ -88,6 +90,10 @@ class Run:
         self._busy = 0
         self._inline_tasks: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
+        #: What the workflow function has started beside itself.
+        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        #: No timer of this run is due after this moment, in loop time.
+        self._timers_until = 0.0
 
     # Execution
 
@@ -131,7 +137,7 @@ class Run:
         if self.over:
             return
         self.over = True
-        for task in self._inline_tasks:
+        for task in (*self._inline_tasks, *self._tasks):
             task.cancel()
 
         def stopped(_: object = None) -> None:
@@ -354,9 +360,19 @@ class Run:
 
     def only_waits(self) -> bool:
         """Whether nothing but the end of a step can make this run go on."""
-        if self.over or self._busy or self._batch or self._task is None or self.loop.time() < self.timers_until:
+        if self.over or self._busy or self._batch or self._task is None:
             return False
-        return any(not step.ended for step in self._steps.values()) and only_waits_for_steps(self._task)
+        if self.loop.time() < self._timers_until + _TIMER_SLACK_SECONDS:
+            return False
+        return any(not step.ended for step in self._steps.values()) and all(
+            task.done() or only_waits_for_steps(task) for task in (self._task, *self._tasks)
+        )
+
+    def note_timer(self, when: float) -> None:
+        self._timers_until = max(self._timers_until, when)
+
+    def note_task(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
 
     def park_if_idle(self, idle_seconds: float) -> None:
         """Gives up the slot of a run that has only waited for so long."""

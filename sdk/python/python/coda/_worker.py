@@ -149,7 +149,7 @@ class Worker:
         self._channel = channel = Channel(port or self._open(), self._on_event)
         channel.batch_with(loop.call_soon)
         fd = channel.port.fileno()
-        unwatch = _watch_timers(loop)
+        unwatch = _watch(loop)
         parking = loop.create_task(self._park_idle_runs())
         loop.add_reader(fd, channel.drain)
         try:
@@ -423,28 +423,35 @@ else:
             self._loop.close()
 
 
-def _watch_timers(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-    """Lets each run know of its timers: one that sleeps, or would time out, must not be parked before.
+def _watch(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Lets each run know of its timers and its asyncio tasks: one that sleeps, would time out, or does something else
+    beside its wait must not be parked.
 
-    The loop has no hook for this, so its two methods are wrapped while the worker serves.
+    The loop has no hook for this, so three of its methods are wrapped while the worker serves.
     """
-    call_at, call_later = loop.call_at, loop.call_later
+    call_at, call_later, create_task = loop.call_at, loop.call_later, loop.create_task
 
-    def note(when: float) -> None:
+    def at(when: float, callback: Any, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
         run = CURRENT_RUN.get()
-        if run is not None and when > run.timers_until:
-            run.timers_until = when
-
-    def watched_at(when: float, callback: Any, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
-        note(when)
+        if run is not None:
+            run.note_timer(when)
         return call_at(when, callback, *args, **kwargs)
 
-    def watched_later(delay: float, callback: Any, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
-        note(loop.time() + delay)
+    def later(delay: float, callback: Any, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        run = CURRENT_RUN.get()
+        if run is not None:
+            run.note_timer(loop.time() + delay)
         return call_later(delay, callback, *args, **kwargs)
 
-    def unwatch() -> None:
-        del loop.call_at, loop.call_later
+    def create(coroutine: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        task = create_task(coroutine, **kwargs)
+        run = CURRENT_RUN.get()
+        if run is not None:
+            run.note_task(task)
+        return task
 
-    loop.call_at, loop.call_later = watched_at, watched_later  # type: ignore[method-assign, assignment]
+    def unwatch() -> None:
+        del loop.call_at, loop.call_later, loop.create_task
+
+    loop.call_at, loop.call_later, loop.create_task = at, later, create  # type: ignore[method-assign, assignment]
     return unwatch

@@ -1,0 +1,59 @@
+//! What the node has logged, per peer: all tests of a process share one log.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+static LINES: OnceLock<Mutex<Vec<String>>> = OnceLock::new();
+
+/// Starts collecting; does nothing if that was done already.
+pub fn collect() {
+    LINES.get_or_init(|| {
+        let subscriber = tracing_subscriber::registry().with(Collector);
+        drop(tracing::subscriber::set_global_default(subscriber));
+        Mutex::default()
+    });
+}
+
+/// Warnings and errors about connections from this address.
+#[must_use]
+pub fn warnings_about(peer: SocketAddr) -> Vec<String> {
+    let wanted = format!("peer={peer} ");
+    matching(&wanted)
+}
+
+/// Warnings and errors that hold this text.
+#[must_use]
+pub fn matching(text: &str) -> Vec<String> {
+    let lines = LINES.get().expect("collecting").lock();
+    lines.iter().filter(|line| line.contains(text)).cloned().collect()
+}
+
+struct Collector;
+
+impl<S: Subscriber> Layer<S> for Collector {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let ours = event.metadata().target().starts_with("coda_broker");
+        if !ours || *event.metadata().level() > Level::WARN {
+            return;
+        }
+        let mut line = Line(format!("{} ", event.metadata().level()));
+        event.record(&mut line);
+        if let Some(lines) = LINES.get() {
+            lines.lock().push(line.0);
+        }
+    }
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let _ = write!(self.0, "{}={value:?} ", field.name());
+    }
+}
