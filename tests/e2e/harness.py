@@ -75,7 +75,9 @@ def program(name: str) -> str:
 # Waiting
 
 
-def wait_for(what: str, probe: Callable[[], T | None], timeout: float = PATIENCE_S, explain: Callable[[], str] = str) -> T:
+def wait_for(
+    what: str, probe: Callable[[], T | None], timeout: float = PATIENCE_S, explain: Callable[[], str] = str
+) -> T:
     """Asks until the answer is neither `None` nor false."""
     deadline = time.monotonic() + timeout
     while True:
@@ -165,7 +167,12 @@ class Process:
     """One child process with its output in files. Its end is always waited for."""
 
     def __init__(
-        self, project: Project, name: str, command: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
+        self,
+        project: Project,
+        name: str,
+        command: list[str],
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> None:
         self.project = project
         self.name = name

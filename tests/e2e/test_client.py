@@ -122,7 +122,7 @@ def test_ids_of_ones_own_make_starts_idempotent(project: Project, node: Node) ->
         assert [client.start(jobs.echoes, {"value": 1}, run_id=id).id for _ in range(5)] == [id] * 5
         assert client.start(jobs.echoes, {"value": 1}, run_id=uuid.UUID(id)).result(TIMEOUT_S) == 1
         assert coda.id_for("order", 18) != id != coda.id_for("order", "17")
-        with pytest.raises(ValueError, match="coda.id_for"):
+        with pytest.raises(ValueError, match=r"coda\.id_for"):
             client.start(jobs.echoes, {"value": 1}, run_id="order-17")
         task = client.submit(jobs.echo, {"value": 2}, task_id=id)
         assert [task.result(TIMEOUT_S), client.submit(jobs.echo, {"value": 2}, task_id=id).result(TIMEOUT_S)] == [2, 2]
@@ -151,7 +151,18 @@ def test_threads_share_a_client(project: Project, node: Node) -> None:
 
 def test_values_arrive_as_they_were(project: Project, node: Node) -> None:
     project.workers("jobs")
-    values = [None, True, 1.5, -(2**53), "ü€𝄞\u0000", [], {}, {"a": [1, {"b": None}]}, "x" * 300_000, list(range(5_000))]
+    values = [
+        None,
+        True,
+        1.5,
+        -(2**53),
+        "ü€𝄞\u0000",
+        [],
+        {},
+        {"a": [1, {"b": None}]},
+        "x" * 300_000,
+        list(range(5_000)),
+    ]
     with node.client() as client:
         assert [client.run(jobs.echoes, {"value": value}, timeout=TIMEOUT_S) for value in values] == values
 
@@ -191,7 +202,10 @@ def test_a_result_that_is_too_large_fails_its_task(project: Project, node: Node)
 
 
 def test_no_node_no_trust_and_no_client_any_more(project: Project, node: Node) -> None:
-    with pytest.raises(coda.ConnectError) as error, coda.Client(f"127.0.0.1:{free_port()}", node.ca, connect_timeout=0.3):
+    with (
+        pytest.raises(coda.ConnectError) as error,
+        coda.Client(f"127.0.0.1:{free_port()}", node.ca, connect_timeout=0.3),
+    ):
         pass
     assert error.value.code.startswith("CODA4")
     other = project.node(name="other", data_dir=project.folder / "other")

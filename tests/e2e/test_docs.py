@@ -7,7 +7,7 @@ Every block of Python or shell is run, or says why not. A comment before the blo
     <!-- background: WORDS -->     goes on while the rest of the page runs, once it has said these words
     <!-- fails: STATUS -->         is expected to end with this status
 
-In a `console` block, commands follow `$ `; other lines are what they print: they have to occur in this order, and a line
+In a `console` block, commands follow `$ `; other lines are what they print: they have to occur in this order; a line
 with an ellipsis stands for any. `coda dev` gets a free port, because the default one may be in use.
 """
 
@@ -25,7 +25,14 @@ from .harness import REPOSITORY, Process, Project, free_port, program, wait_for
 SHELLS = ("console", "bash", "sh", "shell")
 LANGUAGES = (*SHELLS, "python", "py")
 MARKS = ("not run", "file", "background", "fails")
-PATTERNS = ("README.md", "docs/**/*.md", "sdk/python/README.md", "examples/**/README.md", "bench/README.md", "deploy/*.md")
+PATTERNS = (
+    "README.md",
+    "docs/**/*.md",
+    "sdk/python/README.md",
+    "examples/**/README.md",
+    "bench/README.md",
+    "deploy/*.md",
+)
 PRODUCT_PROGRAM = Path(__file__).parent / "programs" / "product_program.py"
 
 COMMENT = re.compile(r"<!--\s*(?P<mark>[a-z ]+?)\s*:\s*(?P<value>.*?)\s*-->")

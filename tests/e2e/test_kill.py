@@ -44,6 +44,10 @@ class Killer:
 
     def worker(self) -> None:
         """One process of the workers. Their supervisor starts it again, and tells the node of its end."""
+        if not self.workers.children():
+            # All wait for their next start, ever longer. A new supervisor does not know how often they have died.
+            self.workers.kill_all()
+            self.workers.spawn()
         children = wait_for("a worker to kill", self.workers.children, explain=self.workers.tail)
         kill_9(self.chance.choice(children))
         self._did("worker")
@@ -180,3 +184,37 @@ class History:
             if len(set(attempts)) != len(attempts):
                 problems.append(f"{step}: one attempt started twice: {attempts}")
         return problems
+
+
+# The check itself
+
+
+def _notes(*notes: tuple[object, ...]) -> list[dict[str, Any]]:
+    fields = ("kind", "run", "step", "attempt", "value")
+    return [dict(zip(fields, (kind, "run-1", "first", attempt, value), strict=True)) for kind, attempt, value in notes]
+
+
+GOOD = [("begin", 1, None), ("begin", 2, None), ("made", 2, "b"), ("read", None, "b"), ("read", None, "b")]
+
+
+@pytest.mark.parametrize(
+    ("notes", "result", "complaint"),
+    [
+        (GOOD, "b", None),
+        ([*GOOD, ("read", None, "c")], "b", "readers saw"),
+        (GOOD, "c", "readers saw"),
+        ([("begin", 1, None), ("read", None, "b")], "b", "but bodies made"),
+        ([*GOOD, ("begin", 3, None)], "b", "attempts \\[3\\] started after the result of attempt 2 was read"),
+        ([("begin", 2, None), *GOOD], "b", "one attempt started twice"),
+    ],
+)
+def test_the_check_finds_what_must_not_be(notes: list[Any], result: str, complaint: str | None) -> None:
+    seen = dict.fromkeys(chaos.STEPS, "")
+    history = History(_notes(*notes), {1: {**seen, "first": result}})
+    if complaint is None:
+        history.check()
+    else:
+        with pytest.raises(AssertionError, match=complaint):
+            history.check()
+    history.results[1].pop("last")
+    assert history._incomplete()

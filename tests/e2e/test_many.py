@@ -32,8 +32,8 @@ def test_one_workflow_gathers_ten_thousand_tasks(project: Project, node: Node) -
     assert total == sum(n * 2 for n in range(FAN_OUT))
     sizes = ", ".join(f"{rss_mib(pid):.0f}" for pid in workers.children())
     print(
-        f"{FAN_OUT} tasks in {seconds:.1f} s ({FAN_OUT / seconds:.0f}/s); node {before:.0f} -> {rss_mib(node.pid):.0f} MiB, "
-        f"workers {sizes} MiB"
+        f"{FAN_OUT} tasks in {seconds:.1f} s ({FAN_OUT / seconds:.0f}/s); "
+        f"node {before:.0f} -> {rss_mib(node.pid):.0f} MiB, workers {sizes} MiB"
     )
     wait_for("an empty queue", lambda: not any(project.left_in_queues().values()))
 
@@ -73,4 +73,3 @@ async def _submit(node: Node, sizes: dict[int, float]) -> None:
             sizes[milestone] = rss_mib(node.pid)
             rate = submitted / (time.monotonic() - started)
             print(f"node with {submitted} waiting: {sizes[milestone]:.1f} MiB ({rate:.0f} submitted/s)")
-

@@ -146,7 +146,9 @@ def test_retries_wait_for_their_backoff(project: Project, node: Node) -> None:
         client.submit(rules.flaky, {"failures": 3}).result(TIMEOUT_S)
     times = [note["at"] for note in project.noted("body")]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert [round(expected, 3) <= gap + 0.001 for expected, gap in zip([0.05, 0.1, 0.2], gaps, strict=True)] == [True] * 3, gaps
+    assert [round(expected, 3) <= gap + 0.001 for expected, gap in zip([0.05, 0.1, 0.2], gaps, strict=True)] == [
+        True
+    ] * 3, gaps
 
 
 def test_retry_on_takes_derived_errors_and_no_others(project: Project, node: Node) -> None:

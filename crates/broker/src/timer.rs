@@ -68,6 +68,8 @@ impl Actor for Timer {
                 state.next = Some(at);
                 state.arm(&me);
             }
+            // The clock may have been set forward while we sleep.
+            TimerMsg::WakeAt(_) if state.next.is_some_and(|next| next <= state.clock.now()) => state.arm(&me),
             TimerMsg::WakeAt(_) => {}
             TimerMsg::Fire if state.next.is_some_and(|next| next <= state.clock.now()) => {
                 state.next = None;

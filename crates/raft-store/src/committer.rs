@@ -46,17 +46,17 @@ pub(crate) struct RocksLog {
 }
 
 impl RocksLog {
+    #[expect(clippy::disallowed_methods, reason = "appends hold permits of their group, all else is awaited")]
     pub fn start(db: Arc<Db>, counters: Arc<StoreCounters>, sync_delay: Duration) -> Result<Self, StoreError> {
         let (jobs, queue) = channel();
         let committed = Arc::new(Mutex::new(BTreeMap::new()));
-        let committer =
-            Committer { db: db.clone(), counters, committed: committed.clone(), sync_delay, failed: None };
+        let committer = Committer { db: db.clone(), counters, committed: committed.clone(), sync_delay, failed: None };
         let thread = std::thread::Builder::new()
             .name("coda-log".into())
             .spawn(move || {
                 // Whoever waits for it would wait for ever.
                 if catch_unwind(AssertUnwindSafe(|| committer.run(&queue))).is_err() {
-                    stop_process("CODA4111 the log committer panicked");
+                    stop_process("CODA4110 the log committer panicked");
                 }
             })
             .map_err(StoreError::io("starting the committer"))?;
@@ -180,12 +180,17 @@ impl Committer {
         }
     }
 
-    fn write(&self, rows: WriteBatch) -> Result<(), String> {
-        let write = self.db.raw().write_opt(rows, &WriteOptions::default());
-        let sync = write.and_then(|()| self.db.raw().flush_wal(true));
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own, that pretends to wait for a disk")]
+    fn delay(&self) {
         if !self.sync_delay.is_zero() {
             std::thread::sleep(self.sync_delay);
         }
+    }
+
+    fn write(&self, rows: WriteBatch) -> Result<(), String> {
+        let write = self.db.raw().write_opt(rows, &WriteOptions::default());
+        let sync = write.and_then(|()| self.db.raw().flush_wal(true));
+        self.delay();
         self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
         sync.map_err(|error| {
             let why = error.into_string();

@@ -195,7 +195,7 @@ async fn after_a_kill_everything_acknowledged_is_there() {
         lines.by_ref().find(|line| line.as_ref().is_ok_and(|line| line.ends_with("up"))).expect("comes up").unwrap();
         let moment = Duration::from_millis(random.random_range(1..120));
         let killer = std::thread::spawn(move || {
-            std::thread::sleep(moment);
+            wait(moment);
             child.kill().unwrap();
             child.wait().unwrap();
         });
@@ -208,6 +208,11 @@ async fn after_a_kill_everything_acknowledged_is_there() {
         node.stop().await;
     }
     assert!(acknowledged.len() as u64 > KILLS, "there was no load");
+}
+
+#[expect(clippy::disallowed_methods, reason = "a thread of its own")]
+fn wait(moment: Duration) {
+    std::thread::sleep(moment);
 }
 
 fn parse(line: &str) -> Option<(u64, Arc<Entry>)> {

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, LogLevel,
-    Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRecoveryMode, LogLevel, LruCacheOptions, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use crate::error::StoreError;
@@ -53,7 +53,7 @@ impl Db {
         options.set_log_level(LogLevel::Warn);
 
         check_families(&options, dir, &path)?;
-        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let cache = block_cache();
         let families = [
             ColumnFamilyDescriptor::new("default", Options::default()),
             ColumnFamilyDescriptor::new(LOG, log_options(&cache)),
@@ -110,7 +110,11 @@ impl Db {
 
     /// Writes to the state without the WAL: durable with the next flush, or again from the log.
     pub(crate) fn write_state(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        self.db.write_without_wal(batch).map_err(StoreError::rocks("writing state"))
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        // The overlay's writes come in key order: each insert starts where the one before it ended.
+        options.set_memtable_insert_hint_per_batch(true);
+        self.db.write_opt(batch, &options).map_err(StoreError::rocks("writing state"))
     }
 
     /// Makes everything applied so far durable. Blocks.
@@ -160,11 +164,25 @@ fn open_error(dir: &Path, error: rocksdb::Error) -> StoreError {
     }
 }
 
+fn block_cache() -> Cache {
+    let mut options = LruCacheOptions::default();
+    options.set_capacity(BLOCK_CACHE_BYTES);
+    // Few shards of a size that blobs fit into.
+    options.set_num_shard_bits(2);
+    Cache::new_lru_cache_opts(&options)
+}
+
 fn table_options(cache: &Cache) -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In pieces: one filter of a large file would be larger than what a shard of the cache holds, and be read from disk
+    // at every lookup.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(4 << 10);
+    table.set_pin_top_level_index_and_filter(true);
     table.set_format_version(6);
     table.set_block_size(16 << 10);
     table
@@ -190,7 +208,6 @@ fn state_options(cache: &Cache) -> Options {
     options.set_max_write_buffer_number(3);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_enable_blob_files(true);
     options.set_min_blob_size(BLOB_BYTES_MIN);
     options.set_blob_compression_type(DBCompressionType::Lz4);

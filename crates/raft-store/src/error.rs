@@ -81,6 +81,7 @@ impl From<StoreError> for io::Error {
 }
 
 /// Ends the process: the state behind the log can no longer be trusted to be the same on every node.
+#[expect(clippy::disallowed_methods, reason = "the message is out; a panic would be caught by the runtime")]
 pub(crate) fn stop_process(message: &str) -> ! {
     tracing::error!("{message}");
     // Also to stderr: the subscriber may be asynchronous, and abort does not flush it.

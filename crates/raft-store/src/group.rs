@@ -12,11 +12,11 @@ use openraft::{BasicNode, Raft, ReadPolicy};
 use tokio::sync::watch;
 
 use crate::error::StoreError;
-use crate::group_config::config;
 pub use crate::group_config::GroupOptions;
+use crate::group_config::config;
 pub use crate::group_error::ProposeError;
-pub use crate::group_serve::ServeError;
 use crate::group_log::GroupLog;
+pub use crate::group_serve::ServeError;
 use crate::group_tasks::{Tasks, follow_leadership, keep_checkpoints, watch_state_machine};
 use crate::log::LogPoint;
 use crate::network::Network;
@@ -29,7 +29,8 @@ use crate::view::StateView;
 
 /// Largest encoded entry: well below what the decoder allows, so that no node ever refuses to read its own log.
 pub const ENTRY_BYTES_MAX: usize = 32 << 20;
-const _: () = assert!(coda_protocol::limits::ENTRY_BYTES_MAX + coda_protocol::limits::FRAME_BYTES_MAX <= ENTRY_BYTES_MAX);
+const _: () =
+    assert!(coda_protocol::limits::ENTRY_BYTES_MAX + coda_protocol::limits::FRAME_BYTES_MAX <= ENTRY_BYTES_MAX);
 const _: () = assert!(2 * ENTRY_BYTES_MAX <= coda_protocol::codec::DECODE_BYTES_MAX);
 
 pub(crate) type GroupRaft = Raft<Types, StateMachine>;
@@ -87,8 +88,8 @@ impl Group {
     /// elects itself at once. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// `CODA4104` when the log holds a record that this binary does not understand, `CODA4105` when the folder is
-    /// another node's, `CODA4106` when the disk refuses.
+    /// `CODA4105` when the folder is another node's, else `CODA4106`; the text carries the cause's own code, such as
+    /// `CODA4104` for a log record that this binary does not understand.
     pub async fn start(
         store: NodeStore,
         options: GroupOptions,
@@ -100,7 +101,8 @@ impl Group {
         let state_machine = StateMachine::open(shared.clone())?;
         let log = GroupLog::open(store.log().clone(), options.group, shared.durable_end.clone())?;
         let network = Network::new(options.group, peers, store.snapshot_dir());
-        let failed = |error: &dyn std::fmt::Display| StoreError::Io { doing: "starting a group", why: error.to_string() };
+        let failed =
+            |error: &dyn std::fmt::Display| StoreError::Io { doing: "starting a group", why: error.to_string() };
         let raft = Raft::new(options.node.0, config, network, log, state_machine).await.map_err(|e| failed(&e))?;
         // A single voter has nobody to wait for.
         let sole = raft.with_raft_state(sole_voter(options.node)).await.map_err(|e| failed(&e))?;

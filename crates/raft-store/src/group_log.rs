@@ -68,7 +68,8 @@ impl GroupLog {
         let step = self.read(range.clone(), READ_BYTES_MAX)?;
         let indexes = step.iter().map(|entry| entry.log_id.index());
         let end = self.tail.lock().last().map_or(0, |last| last.index + 1).min(range.end);
-        if indexes.zip(range.start..).all(|(found, wanted)| found == wanted) && (!step.is_empty() || range.start >= end) {
+        if indexes.zip(range.start..).all(|(found, wanted)| found == wanted) && (!step.is_empty() || range.start >= end)
+        {
             return Ok(step);
         }
         let at = format!("in {}..{end} of group {}", range.start, self.group.0);

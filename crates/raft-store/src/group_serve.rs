@@ -6,14 +6,15 @@ use bytes::Bytes;
 use coda_protocol::codec::Malformed;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use openraft::raft::AppendEntriesRequest;
 use openraft::Snapshot;
+use openraft::raft::AppendEntriesRequest;
 use thiserror::Error;
 
 use crate::group::Group;
 use crate::image::Image;
 use crate::network::{SnapshotHead, decode, encode};
 use crate::peers::Rpc;
+use crate::snapshot::Reader;
 use crate::types::Types;
 
 /// A peer's call could not be answered; the peer tries again by itself.
@@ -22,6 +23,9 @@ pub enum ServeError {
     /// A peer of another version, or not a peer at all.
     #[error("CODA4130 {0}")]
     Malformed(#[from] Malformed),
+    /// A snapshot that did not arrive as it was sent. Nothing has changed.
+    #[error("{why}")]
+    BadSnapshot { why: String },
     /// The group has stopped on this node.
     #[error("CODA4131 the group cannot answer: {why}")]
     Stopped { why: String },
@@ -73,16 +77,20 @@ impl Group {
             .boxed()
     }
 
-    /// Installs a received snapshot file, which must lie on the same file system as [`Group::snapshot_dir`]. Takes the
-    /// file.
+    /// Checks a received snapshot file and installs it. It must lie on the same file system as
+    /// [`Group::snapshot_dir`], and is taken away.
     ///
     /// # Errors
-    /// [`ServeError`]. A corrupt file is refused with nothing changed, but stops the group: openraft takes it for a
-    /// broken disk. Transports should carry checksums.
+    /// [`ServeError`].
     pub async fn serve_snapshot(&self, head: &[u8], file: PathBuf) -> Result<Bytes, ServeError> {
         let head: SnapshotHead = decode("snapshot head", head)?;
         let (vote, meta) = head.into_parts().map_err(|error| stopped(&error))?;
-        let snapshot = Snapshot { meta, snapshot: Image::File(file) };
+        // Here rather than in openraft, which would take a bad file for a broken disk and stop the group.
+        let (checked, path) = (file.clone(), file);
+        let check = tokio::task::spawn_blocking(move || Reader::open(&path)?.for_each(|_, _| Ok(())));
+        let check = check.await.map_err(|error| stopped(&error))?;
+        check.map_err(|error| ServeError::BadSnapshot { why: error.to_string() })?;
+        let snapshot = Snapshot { meta, snapshot: Image::File(checked) };
         let answer = self.inner().raft.install_full_snapshot(vote, snapshot).await;
         answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
     }

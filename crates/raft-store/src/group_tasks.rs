@@ -72,7 +72,7 @@ pub(crate) async fn follow_leadership(raft: GroupRaft, leads: watch::Sender<Lead
 /// Openraft goes on without its state machine when that panics, and its proposers wait for ever. Stops it instead.
 pub(crate) async fn watch_state_machine(raft: GroupRaft, shared: Arc<Shared>) {
     shared.alive.closed().await;
-    tracing::error!(group = shared.group.0, "CODA4112 the state machine has stopped, the group follows");
+    tracing::error!(group = shared.group.0, "CODA4125 the state machine has stopped, the group follows");
     let _ = raft.shutdown().await;
 }
 

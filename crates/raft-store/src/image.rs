@@ -35,9 +35,9 @@ impl Image {
         let work = move || {
             let moment = db.raw().snapshot();
             let view = StateView::at(&db, &moment);
-            let header = view.applied(group).and_then(|applied| {
-                Ok(Header { group: group.0, applied, membership: view.membership(group)? })
-            });
+            let header = view
+                .applied(group)
+                .and_then(|applied| Ok(Header { group: group.0, applied, membership: view.membership(group)? }));
             if held.send(header).is_err() {
                 return;
             }

@@ -18,14 +18,14 @@ pub mod peers;
 pub mod store;
 
 // The road of an entry: log, then state.
-mod db;
-mod types;
-mod rows;
-pub mod log;
 mod committer;
-mod tail;
+mod db;
 mod group_log;
+pub mod log;
+mod rows;
 mod state_machine;
+mod tail;
+mod types;
 mod view;
 
 // Replacing state as a whole.
@@ -44,6 +44,8 @@ extern crate self as coda_raft_store;
 mod common;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod refusal_tests;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]

@@ -18,11 +18,20 @@ pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 #[derive(Debug)]
 pub enum LogOp {
     /// Records with consecutive indexes from `first`.
-    Append { first: u64, records: Vec<Bytes> },
+    Append {
+        first: u64,
+        records: Vec<Bytes>,
+    },
     /// Records `from..=last` never happened.
-    Truncate { from: u64, last: u64 },
+    Truncate {
+        from: u64,
+        last: u64,
+    },
     /// Records up to and with `upto` are not needed any more. `from` is where the last purge ended.
-    Purge { from: u64, upto: LogPoint },
+    Purge {
+        from: u64,
+        upto: LogPoint,
+    },
     Vote(VoteRow),
 }
 

@@ -129,9 +129,7 @@ pub(crate) fn decode_record(group: u32, index: u64, record: &Bytes) -> Result<Ra
     let body = record.slice(10..);
     let payload: openraft::type_config::alias::PayloadOf<Types> = match record[1] {
         KIND_BLANK => EntryPayload::Blank,
-        KIND_ENTRY => {
-            EntryPayload::Normal(Proposal::decode(body).map_err(|error| unreadable(&at, error.to_string()))?)
-        }
+        KIND_ENTRY => EntryPayload::Normal(Proposal::decode(body).map_err(|error| unreadable(&at, error.to_string()))?),
         KIND_MEMBERSHIP => {
             let row: MembershipRow =
                 codec::decode("membership", &body).map_err(|error| unreadable(&at, error.to_string()))?;

@@ -71,7 +71,8 @@ pub(crate) fn write(view: &StateView<'_>, group: GroupId, file: &Path) -> Result
     const DOING: &str = "writing a snapshot";
     let header = Header { group: group.0, applied: view.applied(group)?, membership: view.membership(group)? };
     let target = File::create(file).map_err(StoreError::io(DOING))?;
-    let mut out = Writer { out: BufWriter::with_capacity(BLOCK_BYTES, target), block: Vec::new(), stats: Stats::default() };
+    let mut out =
+        Writer { out: BufWriter::with_capacity(BLOCK_BYTES, target), block: Vec::new(), stats: Stats::default() };
     out.header(&header).map_err(StoreError::io(DOING))?;
     let (from, to) = engine_range(group);
     let mut result = Ok(());

@@ -40,8 +40,10 @@ impl World {
     fn fill(&self, group: GroupId, applied: u64) {
         (0..6_000).for_each(|row| self.put(group, row, &vec![row as u8; (row % 1_500) as usize]));
         let mut batch = WriteBatch::default();
-        let (applied, membership) =
-            (applied_row(group, LogPoint { term: 2, index: applied }), membership_row(group, &MembershipRow::default()));
+        let (applied, membership) = (
+            applied_row(group, LogPoint { term: 2, index: applied }),
+            membership_row(group, &MembershipRow::default()),
+        );
         batch.put_cf(self.db.state(), applied.0, applied.1);
         batch.put_cf(self.db.state(), membership.0, membership.1);
         self.db.write_state(batch).unwrap();

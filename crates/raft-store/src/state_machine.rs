@@ -216,10 +216,8 @@ impl RaftStateMachine<Types> for StateMachine {
             return Ok(None);
         }
         let (header, image) = Image::live(self.shared.db.clone(), self.shared.group).await?;
-        let meta = SnapshotMeta {
-            last_log_id: header.applied.map(log_id),
-            last_membership: header.membership.to_stored()?,
-        };
+        let meta =
+            SnapshotMeta { last_log_id: header.applied.map(log_id), last_membership: header.membership.to_stored()? };
         Ok(Some(Snapshot { meta, snapshot: image }))
     }
 }

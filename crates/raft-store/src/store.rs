@@ -83,9 +83,7 @@ impl NodeStore {
         let mut bound = self.0.node.lock();
         match *bound {
             Some(found) if found == node => Ok(()),
-            Some(found) => {
-                Err(StoreError::WrongNode { dir: self.dir().to_owned(), found: found.0, expected: node.0 })
-            }
+            Some(found) => Err(StoreError::WrongNode { dir: self.dir().to_owned(), found: found.0, expected: node.0 }),
             None => {
                 self.0.db.put_meta_synced(&node_key(b"node"), &encode_row(&node.0))?;
                 *bound = Some(node);
@@ -130,26 +128,30 @@ impl NodeStore {
     /// `CODA4106` when the last flush fails; what was acknowledged is safe even then.
     pub fn close(self) -> Result<(), StoreError> {
         self.0.log.stop();
-        let flushed = self.0.db.flush_state();
         let db = self.0.db.clone();
+        let flushed = db.flush_state();
+        // Should somebody hold on to the database until the process ends, nothing runs in it that could be torn apart.
+        db.raw().cancel_all_background_work(true);
         drop(self);
-        // Snapshot threads and reads that are under way hold the database for a moment longer.
-        let mut waits = 0;
-        let mut db = db;
-        while let Err(held) = Arc::try_unwrap(db) {
-            if waits >= CLOSE_WAITS_MAX {
-                tracing::warn!(dir = %held.dir().display(), "storage is still in use, leaving it to the end of the process");
-                break;
-            }
-            waits += 1;
-            std::thread::sleep(CLOSE_WAIT);
-            db = held;
-        }
+        wait_until_unused(db);
         flushed
     }
 }
 
-const CLOSE_WAITS_MAX: u32 = 5_000;
+/// Snapshot threads and reads that are under way hold the database for a moment longer.
+#[expect(clippy::disallowed_methods, reason = "closing blocks, and says so")]
+fn wait_until_unused(mut db: Arc<Db>) {
+    for _ in 0..CLOSE_WAITS_MAX {
+        match Arc::try_unwrap(db) {
+            Ok(_closed) => return,
+            Err(held) => db = held,
+        }
+        std::thread::sleep(CLOSE_WAIT);
+    }
+    tracing::warn!(dir = %db.dir().display(), "storage is still in use, it is left to the end of the process");
+}
+
+const CLOSE_WAITS_MAX: u32 = 1_000;
 const CLOSE_WAIT: Duration = Duration::from_millis(1);
 
 fn check_format(db: &Db) -> Result<(), StoreError> {

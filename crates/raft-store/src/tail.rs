@@ -26,6 +26,8 @@ impl Tail {
     pub fn new(recovered: Recovered) -> Self {
         let Recovered { vote, committed, purged, last } = recovered;
         let last = last.max(purged);
+        // A quorum elsewhere may have committed what this node had not written yet when it crashed.
+        let committed = committed.filter(|committed| Some(*committed) <= last);
         Self { vote, committed, purged, last, flushed_end: last.map_or(0, |last| last.index + 1), ..Self::default() }
     }
 
@@ -121,6 +123,14 @@ mod tests {
         assert_eq!(indexes(&tail.read(10..20, usize::MAX).1), (10..20).collect::<Vec<_>>());
         tail.flushed(count);
         assert!(tail.bytes <= TAIL_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_committed_position_that_the_log_does_not_hold_is_forgotten() {
+        let point = |term, index| Some(LogPoint { term, index });
+        let tail = |committed, last| Tail::new(Recovered { committed, last, ..Recovered::default() });
+        assert_eq!(tail(point(3, 10), point(2, 12)).committed, None);
+        assert_eq!(tail(point(2, 10), point(2, 12)).committed, point(2, 10));
     }
 
     #[test]

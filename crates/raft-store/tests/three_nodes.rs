@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use tempfile::TempDir;
 
 /// Delivers to whoever is up.
 #[derive(Clone, Default)]
-struct Wires(Arc<Mutex<BTreeMap<NodeId, Group>>>);
+struct Wires(Arc<Mutex<BTreeMap<NodeId, Group>>>, Arc<AtomicU32>);
 
 impl Wires {
     fn to(&self, peer: &Peer) -> Result<Group, PeerError> {
@@ -51,10 +52,17 @@ impl PeerTransport for Wires {
 
     fn snapshot(&self, to: &Peer, _: GroupId, head: Bytes, file: PathBuf) -> Call<'_, Bytes> {
         let group = self.to(to);
+        // The first one is damaged on the way.
+        let snapshots_sent = self.1.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             let group = group?;
             let received = group.snapshot_dir().join("received");
-            std::fs::copy(file, &received).map_err(|error| PeerError::Failed(error.to_string()))?;
+            let mut bytes = std::fs::read(file).map_err(|error| PeerError::Failed(error.to_string()))?;
+            if snapshots_sent == 0 {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+            }
+            std::fs::write(&received, bytes).map_err(|error| PeerError::Failed(error.to_string()))?;
             group.serve_snapshot(&head, received).await.map_err(|error| PeerError::Failed(error.to_string()))
         })
     }
@@ -200,6 +208,7 @@ async fn a_node_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
     assert!(applied < purged, "the log alone cannot bring it back: {applied} {purged}");
     cluster.agree().await;
     assert_eq!(cluster.nodes[&late].1.read(|view, _| tasks_of(view)), 300);
+    assert!(cluster.wires.1.load(Ordering::Relaxed) >= 2, "the damaged one was refused, and another one sent");
     // And what was installed survives a restart.
     cluster.down(late).await;
     cluster.up(late).await;

@@ -242,10 +242,8 @@ class FakeCluster:
                 )
             else:
                 memo = [(*key, outcome) for key, outcome in work.memo.items()]
-                port.tell(
-                    (wire.RUN, work.id, work.lease, work.queue, work.name, work.payload, work.run_attempt)
-                    + (work.steps_ended, memo)
-                )
+                lease = (work.id, work.lease, work.queue, work.name, work.payload)
+                port.tell((wire.RUN, *lease, work.run_attempt, work.steps_ended, memo))
 
     def lose(self, work: FakeWork) -> None:
         """The holder vanished, or seemed to."""

@@ -101,9 +101,8 @@ def test_a_timeout_leaves_the_work_alone_and_it_can_be_waited_for_again(answered
 
     asyncio.run(main())
     assert len(answered.requests(wire.AWAIT_RUN)) == 2
-    with coda.Client(_open=answered.port) as client:
-        with pytest.raises(coda.ResultTimeout, match="it goes on"):
-            client.run("never", timeout=0.01)
+    with coda.Client(_open=answered.port) as client, pytest.raises(coda.ResultTimeout, match="it goes on"):
+        client.run("never", timeout=0.01)
 
 
 def test_threads_share_a_blocking_client(answered: FakeCluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import subprocess
@@ -136,33 +137,24 @@ def test_a_forked_child_may_not_use_the_parents_port_but_may_open_its_own() -> N
     assert events(link, 1)[0][1] == "CODA4007"
 
 
-@pytest.mark.parametrize("how", ["open", "unused", "worker", "closed"])
-def test_the_interpreter_exits_at_once(how: str) -> None:
-    code = f"""
-import asyncio, coda
-client = coda.Client({NOWHERE!r}, {str(CA)!r}, connect_timeout=60)
-if {how!r} in ("open", "closed"):
-    try:
-        client.start("w").result(timeout=0.01)
-    except coda.CodaError:
-        pass
-    except TimeoutError:
-        pass
-if {how!r} == "closed":
-    client.close()
-if {how!r} == "worker":
-    @coda.task
-    def t(): ...
-    worker = coda.Worker([t], address={NOWHERE!r}, ca={str(CA)!r}, connect_timeout=0.1)
-    try:
-        worker.run()
-    except coda.ConnectError:
-        pass
+CLIENT = f"import coda; client = coda.Client({NOWHERE!r}, {str(CA)!r}, connect_timeout=60); "
+WORKER = f"""
+import coda
+@coda.task
+def t(): ...
+try:
+    coda.Worker([t], address={NOWHERE!r}, ca={str(CA)!r}, connect_timeout=0.1).run()
+except coda.ConnectError:
+    pass
 """
-    if how == "open":
-        code = code.replace('client.start("w").result(timeout=0.01)', "client._attached()")
-    if how == "closed":
-        code = code.replace('client.start("w").result(timeout=0.01)', "client._attached()")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [CLIENT, CLIENT + "client._attached()", CLIENT + "client._attached(); client.close()", WORKER],
+    ids=["unused", "open", "closed", "worker"],
+)
+def test_the_interpreter_exits_at_once(code: str) -> None:
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], timeout=30, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -170,6 +162,13 @@ if {how!r} == "worker":
 
 
 def test_both_clients_report_a_missing_node() -> None:
-    with pytest.raises(coda.ConnectError, match="no Coda node answered"):
-        with coda.Client(NOWHERE, CA, connect_timeout=0.1):
+    client = coda.Client(NOWHERE, CA, connect_timeout=0.1)
+    with pytest.raises(coda.ConnectError, match="no Coda node answered"), client:
+        pass
+
+    async def main() -> None:
+        async with coda.AsyncClient(NOWHERE, CA, connect_timeout=0.1):
             pass
+
+    with pytest.raises(coda.ConnectError, match="no Coda node answered"):
+        asyncio.run(main())

@@ -184,7 +184,8 @@ def test_children_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys; from coda._supervisor import Supervisor\n"
         "async def end(session): ...\n"
-        f"asyncio.run(Supervisor([sys.executable, {str(TESTS / 'stub_child.py')!r}, 'orphan', {str(tmp_path)!r}], 1, 1, end).run())"
+        f"command = [sys.executable, {str(TESTS / 'stub_child.py')!r}, 'orphan', {str(tmp_path)!r}]\n"
+        "asyncio.run(Supervisor(command, 1, 1, end).run())"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
     assert eventually(lambda: list(tmp_path.glob("armed-*")))
@@ -255,6 +256,12 @@ def test_wrong_options_are_exit_code_2(arguments: list[str], capsys: pytest.Capt
         _cli.parse(arguments)
     assert leaves.value.code == EXIT_USAGE
     assert "usage:" in capsys.readouterr().err
+
+
+def test_under_coda_run_it_works_in_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(_cli.SUPERVISED, "0")
+    assert _cli.parse(["m"]).processes == 0
+    assert _cli.parse(["m", "-n", "2"]).processes == 2
 
 
 def test_options_are_read() -> None:

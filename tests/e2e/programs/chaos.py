@@ -1,8 +1,8 @@
 """A workflow of every kind of step, whose bodies and readers note what they did, to be killed at any moment.
 
-    begin    a body has started             (run, step, attempt)
-    made     ... and is about to return     (run, step, attempt, value)
-    read     a workflow function has a step's result: it was recorded before this moment
+begin    a body has started             (run, step, attempt)
+made     ... and is about to return     (run, step, attempt, value)
+read     a workflow function has a step's result: it was recorded before this moment
 """
 
 from __future__ import annotations

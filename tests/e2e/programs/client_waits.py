@@ -1,4 +1,4 @@
-"""A client that waits for a result that does not come, to be interrupted. `client_waits sync` or `client_waits async`."""
+"""A client that waits for a result that does not come, to be interrupted. `sync` or `async` is its argument."""
 
 from __future__ import annotations
 

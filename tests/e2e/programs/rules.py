@@ -77,9 +77,7 @@ KEYS: list[list[Any]] = [
 async def different_keys() -> list[list[str]]:
     """Each key twice: in this order, and once more in the reverse order."""
     once = [coda.context.spawn_task(unique, args={"label": n}, cache_key=key) for n, key in enumerate(KEYS)]
-    again = [
-        coda.context.spawn_task(unique, args={"label": n}, cache_key=KEYS[n]) for n in reversed(range(len(KEYS)))
-    ]
+    again = [coda.context.spawn_task(unique, args={"label": n}, cache_key=KEYS[n]) for n in reversed(range(len(KEYS)))]
     return [list(await coda.gather(*once)), list(reversed(await coda.gather(*again)))]
 
 

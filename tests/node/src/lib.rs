@@ -4,6 +4,7 @@
 
 pub mod node;
 pub mod raw;
+pub mod relay;
 pub mod logs;
 pub mod clock;
 pub mod work;

@@ -224,12 +224,6 @@ impl Raw {
         closed(&self.connection).await
     }
 
-    /// Ends without a word, as a killed process does: the node learns it by silence alone.
-    pub fn vanish(self) {
-        // Dropped handles would say goodbye for us.
-        std::mem::forget(self);
-    }
-
     /// Closes with a code of our own.
     pub async fn close(self, code: u32) {
         self.connection.close(VarInt::from_u32(code), b"");

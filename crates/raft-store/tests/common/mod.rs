@@ -123,11 +123,7 @@ impl RandomEntries {
             commands,
             grants,
             name_sets: vec![Arc::from(["send".into()])],
-            lanes: vec![coda_engine::entry::Lane {
-                queue: "emails".into(),
-                kind: WorkKind::Task,
-                name: "send".into(),
-            }],
+            lanes: vec![coda_engine::entry::Lane { queue: "emails".into(), kind: WorkKind::Task, name: "send".into() }],
         }
     }
 

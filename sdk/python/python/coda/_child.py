@@ -13,7 +13,7 @@ import traceback
 from uuid import UUID
 
 from ._app import App
-from ._cli import EXIT_ERROR, EXIT_NO_CLUSTER, EXIT_OK, EXIT_USAGE, Options, log_to
+from ._cli import EXIT_ERROR, EXIT_NO_CLUSTER, EXIT_OK, EXIT_USAGE, SUPERVISED, Options, log_to
 from ._errors import CodaError, ConnectError
 from ._served import Source
 from ._worker import Worker
@@ -39,6 +39,8 @@ def is_child() -> bool:
 def serve(options: Options) -> int:
     """Serves until a signal. Returns the exit code."""
     number = os.environ.pop(CHILD, None)
+    if number is None and SUPERVISED in os.environ:
+        number = os.environ.pop(SUPERVISED)
     # Taken out of the environment: a client that the user's code opens must not take this session for its own.
     session = os.environ.pop(SESSION, None)
     parent = os.environ.pop(PARENT, None)

@@ -15,6 +15,9 @@ from ._served import Slots
 
 __all__: list[str] = []
 
+#: Set by `coda run`, which keeps workers alive itself, and gives each its CODA_SESSION.
+SUPERVISED = "CODA_WORKER_INDEX"
+
 EXIT_OK = 0
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -75,9 +78,9 @@ def parse(argv: Sequence[str]) -> Options:
         "-n",
         "--processes",
         type=_count(0, 1_024),
-        default=1,
+        default=0 if SUPERVISED in os.environ else 1,
         metavar="N",
-        help="worker processes (default 1); 0: none, work in this one, unsupervised",
+        help="worker processes (default 1); 0: work in this one, unsupervised (default under `coda run`)",
     )
     parser.add_argument(
         "-Q", "--queue", action="append", metavar="NAME", help="serve this queue only; may be given several times"

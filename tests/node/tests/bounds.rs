@@ -1,0 +1,273 @@
+//! Everything has a bound: what happens at it, and that those who keep within theirs notice nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use coda_broker::config::OUTBOX_BYTES_MAX;
+use coda_client::{BoxError, SubmitOptions};
+use coda_node_tests::node::TestNode;
+use coda_node_tests::work::{Calls, run};
+use coda_node_tests::{logs, soon, until};
+use coda_protocol::frame::Frame;
+use coda_protocol::ids::{Millis, TaskId, WorkKind};
+use coda_protocol::limits::{CREDIT_MAX, PROPOSER_QUEUE_MAX};
+use coda_protocol::payload::{Failure, Payload};
+use coda_protocol::policy::RetryPolicy;
+use coda_protocol::push::Push;
+use coda_protocol::reject::{Refusal, Unavailable};
+use coda_protocol::reply::Reply;
+use coda_protocol::request::{CompleteTask, Credit, Request, SubmitTask};
+
+fn submit(task: TaskId, name: &str, queue: &str) -> Request {
+    Request::SubmitTask(SubmitTask {
+        task,
+        name: name.into(),
+        queue: queue.into(),
+        args: Payload::json("1"),
+        priority: 4,
+        policy: RetryPolicy::NEVER,
+        delay: Millis(0),
+    })
+}
+
+fn tasks(pushes: &[Push]) -> usize {
+    pushes.iter().filter(|push| matches!(push, Push::Task(_))).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_read_is_closed_at_the_bound_and_the_others_are_served() {
+    let mut node = TestNode::start().await;
+    let big = run(node.worker().task("big", |(): ()| async move { Ok::<_, BoxError>("7".repeat(4_000_000)) }));
+    let client = node.client().await;
+    let task = client.submit(SubmitOptions::new("big")).await.unwrap();
+    soon("a result", task.result()).await.unwrap();
+    let mut raw = node.raw().await.greet().await;
+    // Twice what may wait, and then silence: nothing that it says later is what makes the node look.
+    let answers = 2 * OUTBOX_BYTES_MAX / 4_000_000;
+    for _ in 0..answers {
+        raw.post(Request::AwaitTask(task.id())).await;
+    }
+    let others = async {
+        for _ in 0..50 {
+            client.describe_node().await.unwrap();
+        }
+    };
+    let ((code, reason), ()) = tokio::join!(raw.closed(), others);
+    assert_eq!(code, 1008, "{reason}");
+    assert!(reason.contains("unread bytes"), "{reason}");
+    assert_eq!(logs::warnings_about(raw.local()).len(), 1);
+    big.stop().await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_the_proposer_takes_is_overloaded_and_all_succeeds_when_it_is_asked_again() {
+    let mut node = TestNode::start().await;
+    let mut raw = node.raw().await.greet().await;
+    let mut waiting: BTreeMap<u64, TaskId> =
+        (1..=2 * PROPOSER_QUEUE_MAX as u64).map(|id| (id, TaskId::random())).collect();
+    let mut overloads = 0;
+    while !waiting.is_empty() {
+        // A part at a time, so that each side keeps reading while the other writes.
+        let mut bytes = Vec::new();
+        for (id, task) in &waiting {
+            Frame::Request { id: *id, request: submit(*task, "nobody", "q") }.encode(&mut bytes);
+        }
+        let (mut sent, mut answered) = (0, 0);
+        let expected = waiting.len();
+        while answered < expected {
+            if sent < bytes.len() {
+                let end = bytes.len().min(sent + (1 << 20));
+                raw.say(&bytes[sent..end]).await;
+                sent = end;
+            }
+            // Nothing may be read before all is sent, or the queue would never be full.
+            if sent < bytes.len() {
+                continue;
+            }
+            let Frame::Answer { id, answer } = raw.frame().await else { panic!("not an answer") };
+            answered += 1;
+            match answer.result {
+                Ok(Reply::Started { .. }) => drop(waiting.remove(&id)),
+                Err(Refusal::Unavailable(Unavailable::Overloaded { retry_after_ms })) => {
+                    assert!(retry_after_ms > 0);
+                    overloads += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(overloads > 0, "the queue was never full");
+    let client = node.client().await;
+    assert_eq!(client.describe_queue("q").await.unwrap().summary.ready, 2 * PROPOSER_QUEUE_MAX as u64);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_leased_beyond_the_credit_that_was_offered() {
+    let mut node = TestNode::start().await;
+    let client = node.client().await;
+    let mut worker = node.raw().await.greet().await;
+    worker.serve("default", &["work"], 3).await;
+    // For a queue that is not served, and for the other kind: both mean nothing.
+    worker.credit("elsewhere", 100).await;
+    let runs = Credit { queue: "default".into(), kind: WorkKind::Run, slots: 100 };
+    worker.say_frame(&Frame::Request { id: 0, request: Request::Credit(runs) }).await;
+    for _ in 0..20 {
+        client.submit(SubmitOptions::new("work")).await.unwrap();
+    }
+    let leases = [worker.task().await, worker.task().await, worker.task().await];
+    assert_eq!(tasks(&worker.pushes_so_far().await), 0);
+    let done = |lease: &coda_protocol::push::TaskLease| {
+        Request::CompleteTask(CompleteTask { task: lease.task, lease: lease.lease, outcome: Ok(Payload::json("1")) })
+    };
+    for lease in &leases {
+        assert_eq!(worker.ask(done(lease)).await, Ok(Reply::Done));
+    }
+    client.submit(SubmitOptions::new("work")).await.unwrap();
+    assert_eq!(tasks(&worker.pushes_so_far().await), 0, "an ended task gives no slot back by itself");
+    worker.credit("default", 2).await;
+    worker.task().await;
+    worker.task().await;
+    assert_eq!(tasks(&worker.pushes_so_far().await), 0);
+    // A new subscription starts without credit, and credit that asks for an answer gets one.
+    worker.credit("default", 0).await;
+    worker.subscribe("default", &["work"]).await;
+    let credit = Credit { queue: "default".into(), kind: WorkKind::Task, slots: 1 };
+    assert_eq!(worker.ask(Request::Credit(credit)).await, Ok(Reply::Done));
+    worker.task().await;
+    assert_eq!(tasks(&worker.pushes_so_far().await), 0);
+    // However often it is offered, the sum is bounded.
+    worker.subscribe("default", &["no such work"]).await;
+    for _ in 0..3 {
+        worker.credit("default", u32::MAX).await;
+    }
+    let unserved = client.submit(SubmitOptions::new("no such work").delay(Duration::from_secs(100))).await.unwrap();
+    let lanes = client.describe_queue("default").await.unwrap().lanes;
+    let lane = lanes.iter().find(|lane| lane.name == "no such work").unwrap();
+    assert_eq!(lane.free_slots, CREDIT_MAX, "{unserved:?}", unserved = unserved.id());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_leased_from_a_paused_queue() {
+    let mut node = TestNode::start().await;
+    let client = node.client().await;
+    let mut worker = node.raw().await.greet().await;
+    client.pause_queue("default").await.unwrap();
+    worker.serve("default", &["work"], 3).await;
+    client.submit(SubmitOptions::new("work")).await.unwrap();
+    assert_eq!(tasks(&worker.pushes_so_far().await), 0);
+    worker.credit("default", 1).await;
+    client.submit(SubmitOptions::new("work")).await.unwrap();
+    assert_eq!(tasks(&worker.pushes_so_far().await), 0);
+    client.unpause_queue("default").await.unwrap();
+    worker.task().await;
+    worker.task().await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_that_are_larger_together_than_an_entry_are_all_recorded() {
+    const TASKS: u32 = 200;
+    let mut node = TestNode::start().await;
+    let client = node.client().await;
+    let mut worker = node.raw().await.greet().await;
+    worker.serve("default", &["fails"], TASKS).await;
+    let mut ids = Vec::new();
+    for _ in 0..TASKS {
+        ids.push(client.submit(SubmitOptions::new("fails")).await.unwrap().id());
+    }
+    // Most of a failure's bytes in the name of its type: what is not counted cannot be bounded.
+    let failure = Failure { kind: "k".repeat(63_000), message: String::new(), traceback: String::new(), retryable: false };
+    let mut bytes = Vec::new();
+    for id in 1_000..1_000 + u64::from(TASKS) {
+        let lease = worker.task().await;
+        let complete = CompleteTask { task: lease.task, lease: lease.lease, outcome: Err(failure.clone()) };
+        Frame::Request { id, request: Request::CompleteTask(complete) }.encode(&mut bytes);
+    }
+    worker.say(&bytes).await;
+    let mut answered = 0;
+    while answered < TASKS {
+        if let Frame::Answer { answer, .. } = worker.frame().await {
+            assert_eq!(answer.result, Ok(Reply::Done));
+            answered += 1;
+        }
+    }
+    for id in ids {
+        assert!(client.task(id).result().await.is_err());
+    }
+    assert!(logs::matching("the proposer").is_empty());
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_in_queues_that_nobody_serves_waits_until_somebody_does() {
+    const QUEUES: usize = 300;
+    let mut node = TestNode::start().await;
+    let mut raw = node.raw().await.greet().await;
+    for n in 0..QUEUES {
+        let started = raw.ask(submit(TaskId::random(), "work", &format!("queue-{n}"))).await;
+        assert_eq!(started, Ok(Reply::Started { existed: false }));
+    }
+    let calls = Calls::default();
+    // Across a leader's end too: what waits is found in state, whoever leads.
+    node.restart().await;
+    let mut workers = Vec::new();
+    for part in 0..QUEUES.div_ceil(60) {
+        let counted = calls.clone();
+        let mut worker = node.worker().task_slots(1).task("work", move |n: u64| {
+            counted.call(n);
+            async move { Ok::<_, BoxError>(n) }
+        });
+        for n in part * 60..QUEUES.min((part + 1) * 60) {
+            worker = worker.queue(&format!("queue-{n}"));
+        }
+        workers.push(run(worker));
+    }
+    until("all is done", || async { (calls.count() == QUEUES).then_some(()) }).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_queue_with_more_workers_than_an_entry_takes_does_not_starve_another() {
+    let mut node = TestNode::start().await;
+    let mut crowd = Vec::new();
+    for _ in 0..80 {
+        let mut worker = node.raw().await.greet().await;
+        worker.serve("a-busy-queue", &["work"], 1_000).await;
+        crowd.push(worker);
+    }
+    let mut other = node.raw().await.greet().await;
+    other.serve("quiet", &["work"], 1).await;
+    let client = node.client().await;
+    let busy: Vec<_> = (0..4)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                loop {
+                    client.submit(SubmitOptions::new("work").queue("a-busy-queue")).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        client.submit(SubmitOptions::new("work").queue("quiet")).await.unwrap();
+        other.task().await;
+        other.credit("quiet", 1).await;
+    }
+    busy.iter().for_each(tokio::task::JoinHandle::abort);
+    // More workers than one entry takes on an otherwise silent node: each gets its turn.
+    for _ in 0..800 {
+        client.submit(SubmitOptions::new("work").queue("a-busy-queue")).await.unwrap();
+    }
+    let mut idle = 0;
+    for worker in &mut crowd {
+        idle += usize::from(tasks(&worker.pushes_so_far().await) == 0);
+    }
+    assert_eq!(idle, 0, "workers that never got anything");
+    node.stop().await;
+}
