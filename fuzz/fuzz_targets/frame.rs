@@ -7,7 +7,7 @@ use coda_protocol::frame::{Frame, FrameError};
 use coda_protocol::limits::FRAME_BYTES_MAX;
 use libfuzzer_sys::fuzz_target;
 
-/// The first byte says where to cut, the rest is the stream.
+// The first byte says where to cut, the rest is the stream.
 fuzz_target!(|data: &[u8]| {
     let Some((cut, stream)) = data.split_first() else { return };
     let whole = read(stream, stream.len().max(1));

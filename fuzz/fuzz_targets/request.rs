@@ -13,7 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The first byte says what the rest is.
+// The first byte says what the rest is.
 fuzz_target!(|data: &[u8]| {
     let Some((kind, body)) = data.split_first() else { return };
     match kind % 7 {

@@ -62,16 +62,16 @@ def test_children_end_when_their_supervisor_is_killed(project: Project, node: No
 @pytest.mark.xfail(
     reason="lost work returns to the head of its line at once, so each new worker takes it first, and it fails "
     "only after 64 losses, while the supervisor gives up after 11",
-    strict=False,
+    strict=True,
 )
 def test_work_that_kills_its_workers_does_not_stop_other_work(project: Project, node: Node) -> None:
     project.expected_alarms.append("giving up")
-    workers = project.workers("jobs", n=2)
+    # One slot: what a worker takes first is all that it takes.
+    workers = project.workers("jobs", "--threads", "1")
     with node.client() as client:
-        deadly = client.submit("kills_its_worker")
+        client.submit("kills_its_worker")
         project.wait_for_notes("started", 3)
         assert client.submit("echo", {"value": 1}).result(timeout=10) == 1
-        assert deadly.describe().attempts >= 3
     assert workers.runs
 
 

@@ -7,6 +7,8 @@
 //! grants lease whatever is ready, and effects tell the leader's actors what to do about it. State is truth, an effect
 //! is a hint: [`recover::recover`] derives from state what a lost effect would have said.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 // The pages that describe the system.
 pub mod command;
 pub mod effect;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -265,9 +266,7 @@ def test_handles_are_futures_for_asyncio(run: Run, app: coda.App) -> None:
                 await asyncio.wait_for(hanging, 0.01)
         never.set()
         assert await hanging is None
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(wait_for(a)), group.create_task(wait_for(b))]
-        assert [task.result() for task in tasks] == [1, 2]
+        assert await asyncio.gather(asyncio.create_task(wait_for(a)), asyncio.shield(b)) == [1, 2]
 
     async def wait_for(handle: coda.Handle[int]) -> int:
         return await handle
@@ -413,7 +412,10 @@ def test_a_run_that_only_waits_is_parked_and_wakes_when_a_step_ends(cluster: Fak
     assert len(executions) >= 2
 
 
-@pytest.mark.parametrize("how", ["sleep", "timeout", "wait_for", "thread"])
+TIMEOUT = pytest.param("timeout", marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="no asyncio.timeout"))
+
+
+@pytest.mark.parametrize("how", ["sleep", TIMEOUT, "wait_for", "thread"])
 def test_a_run_that_waits_for_something_else_too_is_not_parked(cluster: FakeCluster, app: coda.App, how: str) -> None:
     @app.task
     async def never() -> None:

@@ -16,15 +16,21 @@ pub struct TestNode {
     pub dir: TempDir,
     pub clock: Arc<TestClock>,
     pub address: SocketAddr,
+    sync_delay: Duration,
     node: Option<Node>,
 }
 
 impl TestNode {
     pub async fn start() -> Self {
+        Self::start_slow(Duration::ZERO).await
+    }
+
+    /// On a disk whose syncs take this much longer: what arrives meanwhile waits for the proposer.
+    pub async fn start_slow(sync_delay: Duration) -> Self {
         logs::collect();
         let dir = tempfile::tempdir().expect("a folder");
-        let mut one =
-            Self { dir, clock: TestClock::new(), address: "127.0.0.1:0".parse().expect("constant"), node: None };
+        let address = "127.0.0.1:0".parse().expect("constant");
+        let mut one = Self { dir, clock: TestClock::new(), address, sync_delay, node: None };
         one.go().await;
         one
     }
@@ -50,7 +56,7 @@ impl TestNode {
 
     #[must_use]
     pub fn config(&self) -> NodeConfig {
-        NodeConfig { data_dir: self.dir.path().into(), listen: self.address, sync_delay: Duration::ZERO }
+        NodeConfig { data_dir: self.dir.path().into(), listen: self.address, sync_delay: self.sync_delay }
     }
 
     /// # Errors

@@ -1,6 +1,6 @@
 //! Sessions outlive their connections for a while; what they held goes to others when they do not come back.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use coda_broker::config::SESSION_GRACE;
 use coda_client::{BoxError, Client, SubmitOptions};
@@ -183,6 +183,28 @@ async fn a_lease_that_was_granted_to_a_session_that_had_vanished_is_handed_back(
     let mut heir = heir(&node).await;
     let inherited = heir.task().await;
     assert_eq!((inherited.task, inherited.attempt), (task.id(), 2));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_was_granted_to_the_earlier_connection_does_not_reach_the_newer() {
+    // Long enough to reconnect while the entry with the grant is on its way to the disk.
+    let mut node = TestNode::start_slow(Duration::from_millis(700)).await;
+    let mut worker = node.raw().await.greet().await;
+    worker.serve("default", &["held"], 1).await;
+    let client = node.client().await;
+    let submitting = tokio::spawn(async move { client.submit(SubmitOptions::new("held")).await.unwrap().id() });
+    // Once the submit is under way its grant is, and the credit of the earlier connection with it.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let session = worker.session;
+    let (mut newer, _) = node.raw().await.greet_as(session).await;
+    newer.serve("default", &["held"], 5).await;
+    let lease = newer.task().await;
+    let task = soon("it is submitted", submitting).await.unwrap();
+    // The first lease was handed back by the resume: whoever worked under it would work in vain.
+    assert_eq!((lease.task, lease.attempt), (task, 2));
+    assert_eq!(newer.ask(complete(lease.task, lease.lease)).await, Ok(Reply::Done));
+    assert!(newer.pushes_so_far().await.is_empty());
     node.stop().await;
 }
 
