@@ -17,7 +17,7 @@ use coda_protocol::reject::{Reject, Unavailable};
 use coda_protocol::reply::{Answer, Reply, StepState};
 use coda_protocol::request::{
     CompleteRun, CompleteTask, Credit, ParkRun, RecordStep, Release, Request, Resume, Spawn, SpawnStep, StartRun,
-    StepKey, StepKind, Subscribe, SubmitTask,
+    StepKey, StepKind, SubmitTask, Subscribe,
 };
 
 const RUN: RunId = RunId([1; 16]);
@@ -86,12 +86,28 @@ fn failure() -> Failure {
 
 fn start() -> StartRun {
     let (workflow, queue) = ("a".into(), "a".into());
-    StartRun { run: RUN, workflow, queue, input: Payload::json("1"), priority: 4, policy: RetryPolicy::NEVER, delay: Millis(0) }
+    StartRun {
+        run: RUN,
+        workflow,
+        queue,
+        input: Payload::json("1"),
+        priority: 4,
+        policy: RetryPolicy::NEVER,
+        delay: Millis(0),
+    }
 }
 
 fn submit() -> SubmitTask {
     let (name, queue) = ("a".into(), "b".into());
-    SubmitTask { task: TASK, name, queue, args: Payload::json("1"), priority: 9, policy: RetryPolicy::NEVER, delay: Millis(5) }
+    SubmitTask {
+        task: TASK,
+        name,
+        queue,
+        args: Payload::json("1"),
+        priority: 9,
+        policy: RetryPolicy::NEVER,
+        delay: Millis(5),
+    }
 }
 
 fn spawn() -> Spawn {
@@ -112,11 +128,20 @@ fn requests() -> Vec<Request> {
         Request::SubmitTask(submit()),
         Request::AwaitRun(RUN),
         Request::AwaitTask(TASK),
-        Request::Subscribe(Subscribe { queue: "a".into(), tasks: vec!["a".into(), "b".into()], workflows: vec!["c".into()] }),
+        Request::Subscribe(Subscribe {
+            queue: "a".into(),
+            tasks: vec!["a".into(), "b".into()],
+            workflows: vec!["c".into()],
+        }),
         Request::Credit(Credit { queue: "a".into(), kind: WorkKind::Run, slots: 300 }),
         Request::Resume(Resume { held: vec![LEASE, LeaseId(u64::MAX)] }),
         Request::Spawn(spawn()),
-        Request::RecordStep(RecordStep { run: RUN, lease: LEASE, key: key(StepKind::Inline), result: Payload::json("1") }),
+        Request::RecordStep(RecordStep {
+            run: RUN,
+            lease: LEASE,
+            key: key(StepKind::Inline),
+            result: Payload::json("1"),
+        }),
         Request::CompleteTask(CompleteTask { task: TASK, lease: LEASE, outcome: Ok(Payload::json("1")) }),
         Request::CompleteRun(CompleteRun { run: RUN, lease: LEASE, outcome: Err(failure()) }),
         Request::Release(Release { work: Work::Task(TASK), lease: LEASE }),
@@ -172,7 +197,13 @@ fn pushes() -> Vec<Push> {
             steps_ended: 2,
         }),
         Push::Memo(MemoPage { run: RUN, lease: LEASE, steps_ended: 1, items: vec![(key(StepKind::Task), outcome)] }),
-        Push::Step(StepEnded { run: RUN, lease: LEASE, key: key(StepKind::Workflow), outcome: Err(failure()), steps_ended: 3 }),
+        Push::Step(StepEnded {
+            run: RUN,
+            lease: LEASE,
+            key: key(StepKind::Workflow),
+            outcome: Err(failure()),
+            steps_ended: 3,
+        }),
         Push::LeaseLost { work: Work::Run(RUN), lease: LEASE },
     ]
 }
@@ -182,7 +213,12 @@ fn commands() -> Vec<Command> {
         Command::StartRun(start()),
         Command::SubmitTask(submit()),
         Command::Spawn(spawn()),
-        Command::RecordStep(RecordStep { run: RUN, lease: LEASE, key: key(StepKind::Inline), result: Payload::json("1") }),
+        Command::RecordStep(RecordStep {
+            run: RUN,
+            lease: LEASE,
+            key: key(StepKind::Inline),
+            result: Payload::json("1"),
+        }),
         Command::CompleteTask(CompleteTask { task: TASK, lease: LEASE, outcome: Err(failure()) }),
         Command::CompleteRun(CompleteRun { run: RUN, lease: LEASE, outcome: Ok(Payload::json("1")) }),
         Command::Release(Release { work: Work::Run(RUN), lease: LEASE }),

@@ -135,7 +135,8 @@ impl Script<'_> {
     }
 
     fn step(&mut self) -> SpawnStep {
-        let kind = [StepKind::Task, StepKind::Workflow, StepKind::Task, StepKind::Inline][usize::from(self.byte() % 16).min(3)];
+        let kind = [StepKind::Task, StepKind::Workflow, StepKind::Task, StepKind::Inline]
+            [usize::from(self.byte() % 16).min(3)];
         SpawnStep {
             key: self.key(kind),
             queue: self.name(),
@@ -173,10 +174,17 @@ impl Script<'_> {
             }
             3 => {
                 let (run, lease) = self.run();
-                Command::RecordStep(RecordStep { run, lease, key: self.key(StepKind::Inline), result: Payload::json("1") })
+                Command::RecordStep(RecordStep {
+                    run,
+                    lease,
+                    key: self.key(StepKind::Inline),
+                    result: Payload::json("1"),
+                })
             }
             4 => match self.lease() {
-                (Work::Task(task), lease) => Command::CompleteTask(CompleteTask { task, lease, outcome: self.outcome() }),
+                (Work::Task(task), lease) => {
+                    Command::CompleteTask(CompleteTask { task, lease, outcome: self.outcome() })
+                }
                 (Work::Run(run), lease) => Command::CompleteRun(CompleteRun { run, lease, outcome: self.outcome() }),
             },
             5 => {

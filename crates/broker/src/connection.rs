@@ -48,7 +48,11 @@ impl Actor for SessionActor {
     type State = SessionState;
     type Arguments = (Connection, Host, Greeted);
 
-    async fn pre_start(&self, me: ActorRef<SessionMsg>, (connection, host, greeted): Self::Arguments) -> Result<SessionState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        me: ActorRef<SessionMsg>,
+        (connection, host, greeted): Self::Arguments,
+    ) -> Result<SessionState, ActorProcessingErr> {
         let Greeted { send, recv, buffer, hello, router } = greeted;
         let (outbox, outgoing) = outbox::channel();
         let (epoch, before) = host.sessions.connect(hello.session, outbox.clone(), connection.clone());
@@ -67,7 +71,6 @@ impl Actor for SessionActor {
             epoch,
             outbox,
             router,
-            supervisor: host.supervisor.clone(),
             node: host.node,
             node_started: host.started,
             queues: Default::default(),
@@ -80,7 +83,12 @@ impl Actor for SessionActor {
         Ok(SessionState { connection, host, session, _tasks: tasks })
     }
 
-    async fn handle(&self, me: ActorRef<SessionMsg>, SessionMsg::Ended: SessionMsg, _: &mut SessionState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        me: ActorRef<SessionMsg>,
+        SessionMsg::Ended: SessionMsg,
+        _: &mut SessionState,
+    ) -> Result<(), ActorProcessingErr> {
         me.stop(None);
         Ok(())
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use coda_engine::query;
 use coda_protocol::ids::{Name, NodeId, Position, RunId, TaskId, WorkKind};
 use coda_protocol::reject::Reject;
-use coda_protocol::reply::{Counters, GroupDescription, NodeDescription, QueueDescription, QueueSummary, Reply, Wait};
+use coda_protocol::limits::LIST_ROWS_MAX;
+use coda_protocol::reply::{Counters, GroupDescription, LaneDescription, NodeDescription, QueueDescription, QueueSummary, Reply, Wait};
 use coda_protocol::request::Subscribe;
 
 use crate::router::Router;
@@ -33,12 +34,18 @@ fn empty(queue: Name) -> QueueSummary {
 
 pub fn queue(router: &Router, name: &Name) -> Described {
     let group = router.shared.group.id();
-    let (position, summaries, mut lanes) = router
-        .read(|view, position| (position, query::queues(view, group), query::lanes(view, group, name)));
+    let (position, summaries, mut lanes) =
+        router.read(|view, position| (position, query::queues(view, group), query::lanes(view, group, name)));
     let mut summary = summaries.into_iter().find(|one| one.queue == *name).unwrap_or_else(|| empty(name.clone()));
     if let Some(queue) = router.shared.queues.read().get(name) {
         let dispatch = queue.dispatch.lock();
         summary.workers = dispatch.workers();
+        // Names that are served and have no work are worth knowing too.
+        for (kind, name) in dispatch.served() {
+            if lanes.len() < LIST_ROWS_MAX && !lanes.iter().any(|lane| lane.kind == kind && lane.name == name) {
+                lanes.push(idle(kind, name));
+            }
+        }
         lanes.iter_mut().for_each(|lane| dispatch.refine(lane));
     } else {
         for lane in lanes.iter_mut().filter(|lane| lane.waits == Wait::Soon) {
@@ -46,6 +53,20 @@ pub fn queue(router: &Router, name: &Name) -> Described {
         }
     }
     Ok((position, Reply::Queue(QueueDescription { summary, lanes })))
+}
+
+fn idle(kind: WorkKind, name: Name) -> LaneDescription {
+    LaneDescription {
+        kind,
+        name,
+        ready: 0,
+        leased: 0,
+        delayed: 0,
+        workers: 0,
+        free_slots: 0,
+        oldest: None,
+        waits: Wait::No,
+    }
 }
 
 pub fn run(router: &Router, run: RunId) -> Described {

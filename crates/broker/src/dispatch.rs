@@ -225,6 +225,14 @@ impl Dispatch {
         }
     }
 
+    /// The kinds and names of work that somebody serves.
+    #[must_use]
+    pub fn served(&self) -> BTreeSet<(WorkKind, Name)> {
+        let kinds = [WorkKind::Task, WorkKind::Run];
+        let offers = self.subscribers.values().flat_map(|one| kinds.map(|kind| (kind, one.of(kind))));
+        offers.flat_map(|(kind, offer)| offer.names.iter().map(move |name| (kind, name.clone()))).collect()
+    }
+
     /// Adds what only the leader knows to a lane's description.
     pub fn refine(&self, lane: &mut LaneDescription) {
         (lane.workers, lane.free_slots) = self.serving(lane.kind, &lane.name);

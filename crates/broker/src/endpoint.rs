@@ -16,8 +16,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
-use crate::connection;
 use crate::config::{CONNECTIONS_MAX, HELLO_BYTES_MAX, HELLO_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE};
+use crate::connection;
 use crate::messages::SupervisorMsg;
 use crate::router::Router;
 use crate::sessions::Sessions;

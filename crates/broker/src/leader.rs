@@ -75,7 +75,12 @@ impl Actor for Leader {
         Ok(LeaderState { router, led: args.led, _proposer: AbortOnDrop(task) })
     }
 
-    async fn handle(&self, me: ActorRef<LeaderMsg>, message: LeaderMsg, state: &mut LeaderState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        me: ActorRef<LeaderMsg>,
+        message: LeaderMsg,
+        state: &mut LeaderState,
+    ) -> Result<(), ActorProcessingErr> {
         let shared = &state.router.shared;
         match message {
             LeaderMsg::ProposerEnded(why) => me.stop(Some(why.into())),
@@ -111,7 +116,12 @@ impl Actor for Leader {
         Ok(())
     }
 
-    async fn handle_supervisor_evt(&self, me: ActorRef<LeaderMsg>, event: SupervisionEvent, _: &mut LeaderState) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<LeaderMsg>,
+        event: SupervisionEvent,
+        _: &mut LeaderState,
+    ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(who, why) => {
                 error!(actor = %who.get_id(), %why, "an actor of the leader failed, leading anew");

@@ -6,28 +6,28 @@
 //! Start reading at [`node`], which builds everything in dependency order, then follow a request:
 //! `endpoint` → `session` → `proposer` → the log → `router` → `queue`, `workflow`, `timer` → `outbox`.
 
-pub mod node;
-pub mod config;
 pub mod clock;
+pub mod config;
 mod messages;
+pub mod node;
 
 // From the socket to the log.
-mod endpoint;
 mod connection;
-mod tls;
-mod session;
+mod endpoint;
 mod outbox;
-mod sessions;
 mod proposer;
+mod session;
+mod sessions;
+mod tls;
 
 // What leading a group means.
-mod leader;
-mod router;
-mod queue;
+mod describe;
 mod dispatch;
-mod workflow;
+mod leader;
+mod queue;
+mod router;
 mod timer;
 mod waiters;
-mod describe;
+mod workflow;
 
 mod supervisor;

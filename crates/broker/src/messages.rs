@@ -11,15 +11,23 @@ use crate::dispatch::Epoch;
 /// To the root: what happens to sessions, groups and the node.
 pub enum SupervisorMsg {
     /// This node leads the group in this term, or does not any more.
-    Leadership { leads: Option<u64> },
+    Leadership {
+        leads: Option<u64>,
+    },
     /// A connection ended; `goodbye` when its session ended with it.
-    SessionClosed { session: SessionId, goodbye: bool },
+    SessionClosed {
+        session: SessionId,
+        goodbye: bool,
+    },
     /// The session holds leases and is not connected.
-    SessionAway { session: SessionId },
+    SessionAway {
+        session: SessionId,
+    },
     /// Its time to come back is over, unless it came and went again meanwhile.
-    GraceOver { session: SessionId, absence: u64 },
-    /// Somebody saw the session's process die.
-    EndSession { session: SessionId },
+    GraceOver {
+        session: SessionId,
+        absence: u64,
+    },
     Shutdown(RpcReplyPort<()>),
 }
 

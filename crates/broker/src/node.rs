@@ -118,24 +118,24 @@ impl Node {
         };
         let (supervisor, supervising) = Actor::spawn(None, Supervisor, args).await?;
         let watching = tokio::spawn(watch_leadership(group.clone(), supervisor.clone(), supervising, failed_tell));
-        let host = Host {
-            node: NODE,
-            incarnation,
-            started,
-            sessions,
-            supervisor: supervisor.clone(),
-            led: led_watch.clone(),
-        };
+        let host =
+            Host { node: NODE, incarnation, started, sessions, supervisor: supervisor.clone(), led: led_watch.clone() };
         let accepting = tokio::spawn(endpoint::accept(endpoint.clone(), host));
 
         let client_json = dir.join("client.json");
-        write_client_json(&client_json, address).map_err(|why| StartError::Folder { path: client_json.clone(), why })?;
-        let node = Self { address, ca_path, client_json, endpoint, accepting, watching, supervisor, group, store, failed };
+        write_client_json(&client_json, address)
+            .map_err(|why| StartError::Folder { path: client_json.clone(), why })?;
+        let node =
+            Self { address, ca_path, client_json, endpoint, accepting, watching, supervisor, group, store, failed };
         let mut led = led_watch;
         // Ready means ready: a client that connects now is served.
-        tokio::select! {
-            _ = led.wait_for(Option::is_some) => {}
-            why = node.failed() => return Err(StartError::Group(why)),
+        let failed = tokio::select! {
+            _ = led.wait_for(Option::is_some) => None,
+            why = node.failed() => Some(why),
+        };
+        if let Some(why) = failed {
+            node.shutdown().await;
+            return Err(StartError::Group(why));
         }
         info!(%address, data = %dir.display(), "ready");
         Ok(node)
@@ -174,7 +174,8 @@ impl Node {
         if ractor::call!(self.supervisor, SupervisorMsg::Shutdown).is_err() {
             warn!("the supervisor was gone before the shutdown");
         }
-        self.endpoint.close(quinn::VarInt::from_u32(coda_protocol::frame::CLOSE_SHUTDOWN), b"the node is shutting down");
+        self.endpoint
+            .close(quinn::VarInt::from_u32(coda_protocol::frame::CLOSE_SHUTDOWN), b"the node is shutting down");
         drop(timeout(SHUTDOWN_TIMEOUT, self.endpoint.wait_idle()).await);
         drop(self.supervisor.stop_and_wait(None, Some(SHUTDOWN_TIMEOUT)).await);
         self.group.shutdown().await;

@@ -58,12 +58,12 @@ impl Outbox {
             gauge.unanswered.fetch_sub(1, Ordering::Relaxed);
         }
         // Once a frame is missing, those behind it would tell a false story.
-        if self.is_closed() || gauge.overrun.load(Ordering::Relaxed) {
+        if self.is_closed() {
             return false;
         }
         let waiting = gauge.bytes.fetch_add(weight(&frame), Ordering::Relaxed);
         if waiting > OUTBOX_BYTES_MAX {
-            gauge.overrun.store(true, Ordering::Relaxed);
+            gauge.overrun.store(true, Ordering::SeqCst);
             gauge.overran.notify_one();
             return false;
         }
@@ -85,9 +85,10 @@ impl Outbox {
         self.gauge.closed.store(true, Ordering::SeqCst);
     }
 
+    /// Whether nothing will be sent any more: nobody needs to look up an answer.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.gauge.closed.load(Ordering::SeqCst)
+        self.gauge.closed.load(Ordering::SeqCst) || self.gauge.overrun.load(Ordering::SeqCst)
     }
 }
 
@@ -199,6 +200,7 @@ mod tests {
         });
         let sent = sent.count();
         assert!((31..=33).contains(&sent), "{sent}");
+        assert!(outbox.is_closed());
         assert!(!outbox.push(Push::Task(task())), "nothing follows a frame that is missing");
         timeout(Duration::from_secs(5), overrun).await.unwrap();
         assert!(waiting(&outbox) < OUTBOX_BYTES_MAX + (10 << 20));

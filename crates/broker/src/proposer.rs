@@ -297,7 +297,8 @@ impl ProposerLoop {
 
     fn count(&self, applied: &Applied) {
         let counters = &self.router.shared.counters;
-        let leases = applied.effects.iter().filter(|e| matches!(e, Effect::TaskLeased { .. } | Effect::RunLeased { .. }));
+        let leases =
+            applied.effects.iter().filter(|e| matches!(e, Effect::TaskLeased { .. } | Effect::RunLeased { .. }));
         counters.entries.fetch_add(1, Ordering::Relaxed);
         counters.commands.fetch_add(applied.outcomes.len() as u64, Ordering::Relaxed);
         counters.leases.fetch_add(leases.count() as u64, Ordering::Relaxed);
@@ -338,7 +339,8 @@ fn size(command: &Command) -> usize {
         Command::StartRun(start) => start.input.data.len() + start.workflow.len() + start.queue.len(),
         Command::SubmitTask(submit) => submit.args.data.len() + submit.name.len() + submit.queue.len(),
         Command::Spawn(spawn) => {
-            let step = |step: &SpawnStep| step_size(&step.key) + step.queue.len() + step.args.data.len() + ENVELOPE_BYTES;
+            let step =
+                |step: &SpawnStep| step_size(&step.key) + step.queue.len() + step.args.data.len() + ENVELOPE_BYTES;
             spawn.steps.iter().map(step).sum()
         }
         Command::RecordStep(record) => step_size(&record.key) + record.result.data.len(),

@@ -40,7 +40,10 @@ impl Queue {
     ///
     /// # Errors
     /// When the leader is stopping.
-    pub async fn start(leader: &ActorRef<crate::messages::LeaderMsg>, proposer: Proposer) -> Result<QueueHandle, ActorProcessingErr> {
+    pub async fn start(
+        leader: &ActorRef<crate::messages::LeaderMsg>,
+        proposer: Proposer,
+    ) -> Result<QueueHandle, ActorProcessingErr> {
         let dispatch = Arc::new(Mutex::new(Dispatch::default()));
         let state = QueueState { dispatch: dispatch.clone(), proposer: proposer.clone() };
         let (actor, _) = Actor::spawn_linked(None, Self, state, leader.get_cell()).await?;
@@ -57,7 +60,12 @@ impl Actor for Queue {
         Ok(state)
     }
 
-    async fn handle(&self, _: ActorRef<QueueMsg>, message: QueueMsg, state: &mut QueueState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<QueueMsg>,
+        message: QueueMsg,
+        state: &mut QueueState,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             QueueMsg::LaneReady(lane) => {
                 if state.dispatch.lock().lane_ready(lane) {

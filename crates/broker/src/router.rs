@@ -130,7 +130,12 @@ impl Router {
     ///
     /// # Errors
     /// When the leader is gone, or serves too many queues already.
-    pub async fn subscribe(&self, session: SessionId, epoch: Epoch, subscribe: Subscribe) -> Result<QueueHandle, Unavailable> {
+    pub async fn subscribe(
+        &self,
+        session: SessionId,
+        epoch: Epoch,
+        subscribe: Subscribe,
+    ) -> Result<QueueHandle, Unavailable> {
         let name = subscribe.queue.clone();
         let names = |kind, names: &[Name]| {
             let lane = |name: &Name| Lane { queue: subscribe.queue.clone(), kind, name: name.clone() };
@@ -159,7 +164,13 @@ impl Router {
     }
 
     /// Under the lock, so that the queue cannot be dropped for want of subscribers meanwhile.
-    fn subscribe_to(&self, name: &Name, session: SessionId, epoch: Epoch, subscribe: &Subscribe) -> Option<QueueHandle> {
+    fn subscribe_to(
+        &self,
+        name: &Name,
+        session: SessionId,
+        epoch: Epoch,
+        subscribe: &Subscribe,
+    ) -> Option<QueueHandle> {
         let queues = self.shared.queues.read();
         let queue = queues.get(name)?;
         queue.dispatch.lock().subscribe(session, epoch, subscribe.clone());
@@ -234,6 +245,10 @@ impl Router {
         let group = shared.group.id();
         self.read(|view, position| {
             for (work, reply) in awaits {
+                // An outcome may be large: it is not read for a connection that could not take it.
+                if reply.is_closed() {
+                    continue;
+                }
                 let outcome = match work {
                     Work::Run(run) => query::run_outcome(view, group, run),
                     Work::Task(task) => query::task_outcome(view, group, task),
@@ -285,7 +300,10 @@ impl Granted {
         let mut epochs = BTreeMap::new();
         for taken in taken {
             // Of two connections within one entry the older counts: what it does not get is handed back.
-            epochs.entry(taken.session).and_modify(|epoch: &mut Epoch| *epoch = taken.epoch.min(*epoch)).or_insert(taken.epoch);
+            epochs
+                .entry(taken.session)
+                .and_modify(|epoch: &mut Epoch| *epoch = taken.epoch.min(*epoch))
+                .or_insert(taken.epoch);
         }
         Self(epochs)
     }

@@ -7,19 +7,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coda_engine::command::Command;
-use coda_protocol::frame::{Frame, FrameError};
+use coda_protocol::frame::{CLOSE_REPLACED, Frame, FrameError};
 use coda_protocol::ids::{Name, NodeId, Position, SessionId, Work, check_name};
 use coda_protocol::limits::{REQUESTS_IN_FLIGHT_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::Reply;
 use coda_protocol::request::{Credit, Request, Subscribe};
 use parking_lot::Mutex;
-use ractor::ActorRef;
+use quinn::VarInt;
 use tokio::time::Instant;
 
 use crate::describe;
 use crate::dispatch::Epoch;
-use crate::messages::SupervisorMsg;
 use crate::outbox::Outbox;
 use crate::proposer::ReplyTo;
 use crate::queue::QueueHandle;
@@ -32,7 +31,6 @@ pub struct Session {
     pub outbox: Outbox,
     /// The leader at the time of the handshake: when it ends, so does the connection.
     pub router: Router,
-    pub supervisor: ActorRef<SupervisorMsg>,
     pub node: NodeId,
     pub node_started: Instant,
     /// The queues it serves.
@@ -79,7 +77,9 @@ impl Session {
                 // Senders ask for no answer; one who does must not count as unanswered for ever.
                 reply.answer(Position::default(), Ok(Reply::Done));
             }
-            Request::Resume(resume) => self.resume(Command::ResumeSession { session: self.id, held: resume.held }, reply).await,
+            Request::Resume(resume) => {
+                self.resume(Command::ResumeSession { session: self.id, held: resume.held }, reply).await;
+            }
             Request::Spawn(spawn) => self.command(Command::Spawn(spawn), reply),
             Request::RecordStep(record) => self.command(Command::RecordStep(record), reply),
             Request::CompleteTask(complete) => self.command(Command::CompleteTask(complete), reply),
@@ -87,11 +87,15 @@ impl Session {
             Request::Release(release) => self.command(Command::Release(release), reply),
             Request::ParkRun(park) => self.command(Command::ParkRun(park), reply),
             Request::EndSession(session) => {
-                drop(self.supervisor.cast(SupervisorMsg::EndSession { session }));
+                if let Some(one) = self.router.shared.sessions.find(session) {
+                    one.connection.close(VarInt::from_u32(CLOSE_REPLACED), b"session ended");
+                }
                 self.command(Command::EndSession { session }, reply);
             }
             Request::ListQueues => answer(reply, describe::queues(&self.router)),
-            Request::DescribeQueue(name) => answer(reply, check_name(&name).and_then(|()| describe::queue(&self.router, &name))),
+            Request::DescribeQueue(name) => {
+                answer(reply, check_name(&name).and_then(|()| describe::queue(&self.router, &name)));
+            }
             Request::PauseQueue(queue) => self.command(Command::PauseQueue { queue }, reply),
             Request::UnpauseQueue(queue) => self.command(Command::UnpauseQueue { queue }, reply),
             Request::DescribeRun(run) => answer(reply, describe::run(&self.router, run)),

@@ -66,7 +66,8 @@ impl Sessions {
 
     /// As [`Sessions::push`], for what only this connection of the session expects.
     pub fn push_to(&self, session: SessionId, epoch: Epoch, push: Push) -> bool {
-        let outbox = self.inner.connected.lock().get(&session).filter(|one| one.epoch == epoch).map(|one| one.outbox.clone());
+        let outbox =
+            self.inner.connected.lock().get(&session).filter(|one| one.epoch == epoch).map(|one| one.outbox.clone());
         outbox.is_some_and(|outbox| outbox.push(push))
     }
 

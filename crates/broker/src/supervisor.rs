@@ -115,11 +115,28 @@ impl Actor for Supervisor {
     type State = SupervisorState;
     type Arguments = SupervisorArgs;
 
-    async fn pre_start(&self, _: ActorRef<SupervisorMsg>, args: SupervisorArgs) -> Result<SupervisorState, ActorProcessingErr> {
-        Ok(SupervisorState { args, leader: None, leads: None, restarts: VecDeque::new(), away: BTreeMap::new(), absences: 0, stopping: false })
+    async fn pre_start(
+        &self,
+        _: ActorRef<SupervisorMsg>,
+        args: SupervisorArgs,
+    ) -> Result<SupervisorState, ActorProcessingErr> {
+        Ok(SupervisorState {
+            args,
+            leader: None,
+            leads: None,
+            restarts: VecDeque::new(),
+            away: BTreeMap::new(),
+            absences: 0,
+            stopping: false,
+        })
     }
 
-    async fn handle(&self, me: ActorRef<SupervisorMsg>, message: SupervisorMsg, state: &mut SupervisorState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        me: ActorRef<SupervisorMsg>,
+        message: SupervisorMsg,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             SupervisorMsg::Leadership { leads } => {
                 state.leads = leads;
@@ -133,11 +150,6 @@ impl Actor for Supervisor {
             SupervisorMsg::SessionClosed { session, goodbye: false } => state.grace(&me, session, SESSION_GRACE),
             SupervisorMsg::SessionAway { session } => state.grace(&me, session, RECLAIM_GRACE),
             SupervisorMsg::GraceOver { session, absence } => state.grace_over(session, absence),
-            SupervisorMsg::EndSession { session } => {
-                if let Some(one) = state.args.sessions.find(session) {
-                    one.connection.close(quinn::VarInt::from_u32(coda_protocol::frame::CLOSE_REPLACED), b"session ended");
-                }
-            }
             SupervisorMsg::Shutdown(done) => {
                 state.stopping = true;
                 endpoint::send_away(&state.args.sessions, "the node is shutting down");
@@ -151,9 +163,15 @@ impl Actor for Supervisor {
         Ok(())
     }
 
-    async fn handle_supervisor_evt(&self, me: ActorRef<SupervisorMsg>, event: SupervisionEvent, state: &mut SupervisorState) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<SupervisorMsg>,
+        event: SupervisionEvent,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
         // Sessions end all the time; only the leader's end is news.
-        let is_leader = |actor: &ActorCell| state.leader.as_ref().is_some_and(|leader| leader.get_id() == actor.get_id());
+        let is_leader =
+            |actor: &ActorCell| state.leader.as_ref().is_some_and(|leader| leader.get_id() == actor.get_id());
         match event {
             SupervisionEvent::ActorFailed(who, why) if is_leader(&who) => {
                 error!(%why, "the leader failed");

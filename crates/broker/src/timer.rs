@@ -62,7 +62,12 @@ impl Actor for Timer {
         Ok(state)
     }
 
-    async fn handle(&self, me: ActorRef<TimerMsg>, message: TimerMsg, state: &mut TimerState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        me: ActorRef<TimerMsg>,
+        message: TimerMsg,
+        state: &mut TimerState,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             TimerMsg::WakeAt(at) if state.next.is_none_or(|next| at < next) => {
                 state.next = Some(at);

@@ -28,7 +28,10 @@ impl Workflow {
     ///
     /// # Errors
     /// When the leader is stopping.
-    pub async fn start(leader: &ActorRef<LeaderMsg>, state: WorkflowState) -> Result<ActorRef<WorkflowMsg>, ActorProcessingErr> {
+    pub async fn start(
+        leader: &ActorRef<LeaderMsg>,
+        state: WorkflowState,
+    ) -> Result<ActorRef<WorkflowMsg>, ActorProcessingErr> {
         let (actor, _) = Actor::spawn_linked(None, Self, state, leader.get_cell()).await?;
         Ok(actor)
     }
@@ -64,11 +67,20 @@ impl Actor for Workflow {
     type State = WorkflowState;
     type Arguments = WorkflowState;
 
-    async fn pre_start(&self, _: ActorRef<WorkflowMsg>, state: WorkflowState) -> Result<WorkflowState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<WorkflowMsg>,
+        state: WorkflowState,
+    ) -> Result<WorkflowState, ActorProcessingErr> {
         Ok(state)
     }
 
-    async fn handle(&self, _: ActorRef<WorkflowMsg>, message: WorkflowMsg, state: &mut WorkflowState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<WorkflowMsg>,
+        message: WorkflowMsg,
+        state: &mut WorkflowState,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             WorkflowMsg::Leased { session, epoch, lease, has_memo } => state.leased(session, epoch, lease, has_memo),
             WorkflowMsg::Resumed { session, run, lease } => {

@@ -1,17 +1,18 @@
 //! Leases: granting work to a session, and taking it back.
 
-use coda_protocol::ids::{LeaseId, SessionId, Slotted, Work};
-use coda_protocol::limits::LOST_LEASES_MAX;
+use coda_protocol::ids::{LeaseId, SessionId, Slotted, Timestamp, Work};
+use coda_protocol::limits::{LOST_LEASES_DELAY, LOST_LEASES_MAX};
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::push::{RunLease, TaskLease};
 
 use crate::apply::Cx;
 use crate::effect::Effect;
 use crate::entry::Lane;
+use crate::due;
 use crate::lanes;
-use crate::rows::{Event, ReadyPlace, RunRow, TaskRow};
+use crate::rows::{Event, Life, ReadyPlace, RunRow, TaskRow};
 use crate::steps;
-use crate::tables::{LEASE, LeaseKey, RUN, RUN_INPUT, TASK, TASK_ARGS};
+use crate::tables::{Due, LEASE, LeaseKey, RUN, RUN_INPUT, TASK, TASK_ARGS};
 
 /// Why a lease is taken back.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,34 +78,57 @@ pub(crate) fn forget(cx: &mut Cx<'_>, session: SessionId, lease: LeaseId, lane: 
     cx.lane(lane).leased -= 1;
 }
 
-/// Makes leased work ready again, in its old place; gives it up when too many workers vanished under it.
+/// Makes leased work ready again, in its old place. Work under which several workers vanished may be what kills them:
+/// it waits longer each time, so that other work gets the workers, and is given up in the end.
 pub(crate) fn take_back(cx: &mut Cx<'_>, session: SessionId, lease: LeaseId, work: Work, reason: Reason) {
     match work {
         Work::Task(task) => {
             let mut row = TASK.get(cx.kv, cx.group, &task).expect("leased tasks have a row");
             forget(cx, session, lease, &row.lane());
             row.lost += u32::from(reason == Reason::Lost);
-            if row.lost >= LOST_LEASES_MAX {
-                row.life = row.life.on(Event::GivenUp(lease)).expect("the lease index names the holder");
+            let event = back(cx, lease, work, row.lost, reason);
+            row.life = row.life.on(event).expect("the lease index names the holder");
+            if row.life.is_ended() {
                 return steps::end_task(cx, task, row, Err(worker_lost()));
             }
-            row.life = row.life.on(Event::Returned(lease)).expect("the lease index names the holder");
-            enter_task(cx, Work::Task(task), &row);
+            if let Life::Retrying { at } = row.life {
+                wait(cx, &row.lane(), at, work);
+            } else {
+                enter_task(cx, work, &row);
+            }
             TASK.put(cx.kv, cx.group, &task, &row);
         }
         Work::Run(run) => {
             let mut row = RUN.get(cx.kv, cx.group, &run).expect("leased runs have a row");
             forget(cx, session, lease, &row.lane());
             row.lost += u32::from(reason == Reason::Lost);
-            if row.lost >= LOST_LEASES_MAX {
-                row.life = row.life.on(Event::GivenUp(lease)).expect("the lease index names the holder");
+            let event = back(cx, lease, work, row.lost, reason);
+            row.life = row.life.on(event).expect("the lease index names the holder");
+            if row.life.is_ended() {
                 return steps::end_run(cx, run, row, Err(worker_lost()));
             }
-            row.life = row.life.on(Event::Returned(lease)).expect("the lease index names the holder");
-            enter_run(cx, Work::Run(run), &row);
+            if let Life::Retrying { at } = row.life {
+                wait(cx, &row.lane(), at, work);
+            } else {
+                enter_run(cx, work, &row);
+            }
             RUN.put(cx.kv, cx.group, &run, &row);
         }
     }
+}
+
+/// How work comes back: at once after the first loss, later after each further one.
+fn back(cx: &Cx<'_>, lease: LeaseId, work: Work, lost: u32, reason: Reason) -> Event {
+    match (reason, lost) {
+        (Reason::Lost, LOST_LEASES_MAX..) => Event::GivenUp(lease),
+        (Reason::Lost, 2..) => Event::RetryAt(lease, cx.now + LOST_LEASES_DELAY.delay(lost - 1, chance(&work, lost))),
+        (Reason::Lost | Reason::Released, _) => Event::Returned(lease),
+    }
+}
+
+fn wait(cx: &mut Cx<'_>, lane: &Lane, at: Timestamp, work: Work) {
+    cx.lane(lane).delayed += 1;
+    due::add(cx, at, Due::Ready(work));
 }
 
 pub(crate) fn enter_task(cx: &mut Cx<'_>, work: Work, row: &TaskRow) {

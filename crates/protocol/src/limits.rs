@@ -1,5 +1,8 @@
 //! Every bound of the system. The same in every binary of a version; units come last in the name.
 
+use crate::ids::Millis;
+use crate::policy::RetryPolicy;
+
 /// Hash slots of ids. Never changes: it is part of the key format.
 pub const SLOTS: u16 = 4_096;
 
@@ -66,8 +69,17 @@ pub const PRIORITY_DEFAULT: u8 = 4;
 pub const RETRIES_MAX: u32 = 1_000_000;
 /// Longest delay before a first attempt or between attempts: a year.
 pub const DELAY_MS_MAX: u64 = 366 * 24 * 3_600 * 1_000;
-/// Work whose workers vanish this often without reporting is failed: it probably kills them.
-pub const LOST_LEASES_MAX: u32 = 64;
+/// Work whose workers vanish this often without reporting is failed: it probably kills them. Below the number of
+/// deaths that a supervisor of workers puts up with.
+pub const LOST_LEASES_MAX: u32 = 10;
+/// How long such work waits after each loss but the first.
+pub const LOST_LEASES_DELAY: RetryPolicy = RetryPolicy {
+    max_retries: LOST_LEASES_MAX,
+    initial: Millis(100),
+    factor_percent: 200,
+    max: Millis(60_000),
+    jitter_percent: 20,
+};
 /// How long a finished run or task and its result can still be read.
 pub const RETENTION_MS: u64 = 24 * 3_600 * 1_000;
 

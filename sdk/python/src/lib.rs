@@ -4,15 +4,15 @@
 //! through a file descriptor. Deliberately absent: codecs, workflows, retries, asyncio; all of that is Python's.
 //! `python/coda/_wire.py` is the page that says what crosses.
 
-mod told;
 mod describe;
-mod requests;
 mod mailbox;
-mod runtime;
 mod port;
+mod requests;
+mod runtime;
+mod told;
 
-use pyo3::prelude::*;
 use coda_protocol::limits;
+use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {

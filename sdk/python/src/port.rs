@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Display;
+use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,7 +182,7 @@ impl Drop for Port {
     fn drop(&mut self) {
         if self.pid != std::process::id() {
             // The parent's connection and threads: nothing of it may be touched here, not even to free it.
-            std::mem::forget(self.shared.clone());
+            let _kept = ManuallyDrop::new(self.shared.clone());
             return;
         }
         let end = std::mem::replace(&mut self.shared.line.lock().end, End::Over(ClientError::Closed));

@@ -1,16 +1,16 @@
 //! Python's tuples as requests: `(tag, token, ...)`. `python/coda/_wire.py` names the tags and their items.
 
 use bytes::Bytes;
+use coda_client::Served;
 use coda_client::protocol::cache_key::CacheKey;
 use coda_client::protocol::ids::{LeaseId, Millis, Name, RunId, SessionId, TaskId, Work};
 use coda_client::protocol::payload::{Failure, Payload, WorkOutcome};
 use coda_client::protocol::policy::RetryPolicy;
+use coda_client::protocol::request::Subscribe;
 use coda_client::protocol::request::{
     CompleteRun, CompleteTask, ParkRun, RecordStep, Release, Request, Spawn, SpawnStep, StartRun, StepKey, StepKind,
     SubmitTask,
 };
-use coda_client::Served;
-use coda_client::protocol::request::Subscribe;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
@@ -65,7 +65,13 @@ pub(crate) fn request(tuple: &Bound<'_, PyTuple>) -> PyResult<(u64, Request)> {
         SPAWN => Request::Spawn(Spawn {
             run: RunId(items.id(2)?),
             lease: LeaseId(items.int(3)?),
-            steps: items.0.get_item(4)?.cast::<PyList>()?.iter().map(|step| spawn_step(&step)).collect::<PyResult<_>>()?,
+            steps: items
+                .0
+                .get_item(4)?
+                .cast::<PyList>()?
+                .iter()
+                .map(|step| spawn_step(&step))
+                .collect::<PyResult<_>>()?,
         }),
         RECORD_STEP => Request::RecordStep(RecordStep {
             run: RunId(items.id(2)?),
@@ -83,7 +89,9 @@ pub(crate) fn request(tuple: &Bound<'_, PyTuple>) -> PyResult<(u64, Request)> {
             lease: LeaseId(items.int(3)?),
             outcome: items.outcome(4)?,
         }),
-        RELEASE => Request::Release(Release { work: work(items.small(2)?, items.id(3)?)?, lease: LeaseId(items.int(4)?) }),
+        RELEASE => {
+            Request::Release(Release { work: work(items.small(2)?, items.id(3)?)?, lease: LeaseId(items.int(4)?) })
+        }
         PARK_RUN => Request::ParkRun(ParkRun {
             run: RunId(items.id(2)?),
             lease: LeaseId(items.int(3)?),

@@ -28,7 +28,10 @@ pub(crate) enum Told {
     Client(Event),
     Worker(WorkerEvent),
     /// A request that could not be taken.
-    NotTaken { token: u64, error: ClientError },
+    NotTaken {
+        token: u64,
+        error: ClientError,
+    },
     /// The link could not be opened.
     NotOpened(ClientError),
 }

@@ -2,11 +2,11 @@
 //!
 //! Deliberately absent: sleeping for luck. Tests wait for what they want to see, up to [`PATIENCE`].
 
+pub mod clock;
+pub mod logs;
 pub mod node;
 pub mod raw;
 pub mod relay;
-pub mod logs;
-pub mod clock;
 pub mod work;
 
 use std::future::Future;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use coda_protocol::frame::{Frame, Hello, Welcome};
@@ -50,12 +51,23 @@ pub fn tls(ca_pem: &[u8], alpn: &[&[u8]]) -> rustls::ClientConfig {
 
 #[must_use]
 pub fn client_config(tls: rustls::ClientConfig) -> quinn::ClientConfig {
-    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("TLS for QUIC")))
+    let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("TLS for QUIC")));
+    let mut transport = quinn::TransportConfig::default();
+    // As the SDK does: whoever says nothing would not learn of a close whose one datagram was lost.
+    transport.keep_alive_interval(Some(Duration::from_millis(200)));
+    config.transport_config(Arc::new(transport));
+    config
 }
 
 #[must_use]
 pub fn endpoint() -> Endpoint {
-    Endpoint::client("127.0.0.1:0".parse().expect("constant")).expect("a socket")
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).expect("a socket");
+    // As the SDK does: a small buffer loses the close that follows a burst.
+    drop(socket.set_recv_buffer_size(4 << 20));
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("constant");
+    socket.bind(&any.into()).expect("a port");
+    let runtime = Arc::new(quinn::TokioRuntime);
+    Endpoint::new(quinn::EndpointConfig::default(), None, socket.into(), runtime).expect("an endpoint")
 }
 
 /// One frame's bytes.

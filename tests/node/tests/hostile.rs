@@ -87,7 +87,8 @@ async fn malformed_frames_close_their_connection_with_a_code_and_a_reason() {
     let welcome = Frame::Welcome(Welcome { version: 1, node: NodeId(1), incarnation: 1, server: "x".into() });
     let answer = Frame::Answer { id: 1, answer: Answer { position: Position::default(), result: Ok(Reply::Done) } };
     let push = Frame::Push(Push::LeaseLost { work: Work::Run(RunId([1; 16])), lease: coda_protocol::ids::LeaseId(1) });
-    let hello = Frame::Hello { versions: WIRE_VERSIONS, hello: Hello { session: SessionId([1; 16]), agent: "x".into() } };
+    let hello =
+        Frame::Hello { versions: WIRE_VERSIONS, hello: Hello { session: SessionId([1; 16]), agent: "x".into() } };
     let too_long = [&bytes_of(&request(1))[..4], &[0xff; 40]].concat();
     let mut trailing = bytes_of(&request(1));
     trailing[3] += 1;
@@ -294,10 +295,7 @@ async fn a_thousand_connections_are_served_and_let_go() {
     for raw in &all {
         raw.connection.close(0_u32.into(), b"");
     }
-    until("all are forgotten", || async {
-        (client.describe_node().await.unwrap().sessions < 10).then_some(())
-    })
-    .await;
+    until("all are forgotten", || async { (client.describe_node().await.unwrap().sessions < 10).then_some(()) }).await;
     bystanders.end(&mut node).await;
 }
 
@@ -321,9 +319,8 @@ async fn requests_beyond_the_bound_and_names_beyond_theirs_are_refused_and_not_f
     for chunk in bytes.chunks(64 << 10) {
         raw.say(chunk).await;
     }
-    let overloaded = |answer: &Result<Reply, Refusal>| {
-        matches!(answer, Err(Refusal::Unavailable(Unavailable::Overloaded { .. })))
-    };
+    let overloaded =
+        |answer: &Result<Reply, Refusal>| matches!(answer, Err(Refusal::Unavailable(Unavailable::Overloaded { .. })));
     assert!(overloaded(&raw.answer(100 + 16_384).await));
     assert!(logs::warnings_about(raw.local()).is_empty());
     raw.close(1).await;

@@ -28,7 +28,7 @@ fn resume(held: &[LeaseId]) -> Request {
 async fn holder(node: &TestNode, client: &Client) -> (Raw, TaskLease) {
     let mut worker = node.raw().await.greet().await;
     worker.serve("default", &["held"], 1).await;
-    client.submit(SubmitOptions::new("held")).await.unwrap();
+    client.submit(SubmitOptions::new("held")).await.expect("submitted");
     let lease = worker.task().await;
     (worker, lease)
 }

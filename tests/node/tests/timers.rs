@@ -55,13 +55,8 @@ async fn retries_wait_as_their_policy_says() {
             Err::<(), _>(BoxError::from("again"))
         }
     }));
-    let policy = RetryPolicy {
-        max_retries: 3,
-        initial: Millis(100),
-        factor_percent: 200,
-        max: Millis(300),
-        jitter_percent: 0,
-    };
+    let policy =
+        RetryPolicy { max_retries: 3, initial: Millis(100), factor_percent: 200, max: Millis(300), jitter_percent: 0 };
     let task = client.submit(SubmitOptions::new("fails").policy(policy)).await.unwrap();
     drop(soon("a failure", task.result()).await.unwrap_err());
     let mut before = started.recv().await.unwrap();

@@ -1,6 +1,7 @@
 //! Rule 5: retries by policy, and failures that are remembered only for one attempt of the run.
 
 use coda_protocol::ids::Millis;
+use coda_protocol::limits::LOST_LEASES_DELAY;
 use coda_protocol::payload::Failure;
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::reply::{Reply, StepState, Wait, WorkState};
@@ -101,6 +102,8 @@ fn a_worker_that_vanishes_costs_no_retry() {
         let lease = w.lease("t").unwrap();
         assert_eq!((lease.attempt, lease.retries_left), (attempt, 0));
         w.end_session(W1);
+        let then = w.now + LOST_LEASES_DELAY.max.0;
+        w.at(then).tick();
     }
     let last = w.lease("t").unwrap();
     assert_eq!(w.complete(&last, "done"), Ok(Reply::Done));

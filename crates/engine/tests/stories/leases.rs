@@ -1,7 +1,7 @@
 //! Rule 6 and fencing: after a lease is lost its holder cannot change anything.
 
 use coda_protocol::ids::{LeaseId, Work};
-use coda_protocol::limits::{LEASES_PER_END_MAX, LOST_LEASES_MAX};
+use coda_protocol::limits::{LEASES_PER_END_MAX, LOST_LEASES_DELAY, LOST_LEASES_MAX};
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::{Reply, StepState};
 
@@ -112,6 +112,27 @@ fn leases_only_grow() {
     }
 }
 
+/// Past the longest wait of work that lost its workers.
+fn later(w: &mut World) {
+    let then = w.now + LOST_LEASES_DELAY.max.0;
+    w.at(then).tick();
+}
+
+#[test]
+fn a_task_that_lost_two_workers_lets_others_go_first() {
+    let mut w = World::new();
+    let poison = w.submit("t");
+    let other = w.submit("t");
+    for _ in 0..2 {
+        assert_eq!(w.lease("t").unwrap().task, poison, "after the first loss it is ready at once");
+        w.end_session(W1);
+    }
+    assert_eq!(w.lease("t").unwrap().task, other);
+    assert!(w.lease("t").is_none());
+    later(&mut w);
+    assert_eq!(w.lease("t").unwrap().task, poison);
+}
+
 #[test]
 fn a_task_that_kills_its_workers_is_given_up() {
     let mut w = World::new();
@@ -120,6 +141,9 @@ fn a_task_that_kills_its_workers_is_given_up() {
     for lost in 1..=LOST_LEASES_MAX {
         assert!(!w.lease_as(W2, &["poison"], 1).is_empty(), "lost {}", lost - 1);
         w.end_session(W2);
+        if lost < LOST_LEASES_MAX {
+            later(&mut w);
+        }
     }
     let told = w.steps_ended();
     let failure = told[0].outcome.clone().unwrap_err();
@@ -135,10 +159,12 @@ fn a_run_that_kills_its_workers_is_given_up_but_not_while_it_makes_progress() {
         let lease = w.lease_run("order").unwrap();
         w.record(&lease, make::inline("progress", &[&i.to_string()]), "1").unwrap();
         w.end_session(W1);
+        later(&mut w);
     }
     for _ in 1..LOST_LEASES_MAX {
         assert!(w.lease_run("order").is_some());
         w.end_session(W1);
+        later(&mut w);
     }
     let outcome = w.run_outcome(run).unwrap();
     assert_eq!(outcome.unwrap().unwrap_err().kind, "coda.WorkerLost");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import signal
@@ -26,6 +27,8 @@ class Processes:
     def __init__(self, size: int) -> None:
         self._size = size
         self._pool: ProcessPoolExecutor | None = None
+        #: Kept, not dropped: whoever drops the last reference in a callback of the pool deadlocks with it (CPython).
+        self._broken: ProcessPoolExecutor | None = None
 
     def run(
         self, task: Task[..., Any, Any], payload: Payload, current: CurrentTask, then: Callable[[Outcome], None]
@@ -37,7 +40,7 @@ class Processes:
             if future.cancelled():
                 return
             if isinstance(error, BrokenProcessPool):
-                self._pool = None
+                self._replace(pool)
                 message = "the process that ran the task died (killed, out of memory, or a crash in native code)"
                 then(("coda.ProcessDied", message, "", True))
             elif error is not None:
@@ -46,7 +49,20 @@ class Processes:
                 then(future.result())
 
         path = (task.fn.__module__, task.fn.__qualname__)
-        self._start().submit(execute, path, list(sys.path), payload, current).add_done_callback(ended)
+        call = functools.partial(execute, path, list(sys.path), payload, current)
+        pool = self._start()
+        try:
+            future = pool.submit(call)
+        except BrokenProcessPool:
+            # It has broken, and its callbacks have not said so yet.
+            self._replace(pool)
+            pool = self._start()
+            future = pool.submit(call)
+        future.add_done_callback(ended)
+
+    def _replace(self, broken: ProcessPoolExecutor) -> None:
+        if self._pool is broken:
+            self._broken, self._pool = broken, None
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:

@@ -288,12 +288,20 @@ class Worker:
     # Tasks
 
     def _on_task(self, event: Event) -> None:
-        _, work, lease, _, name, payload, *_ = event
+        _, work, lease, _, name, *_ = event
         task = self.app.tasks.get(name)
         if task is None or self._draining:
             return self._release(WORK_TASK, work, lease)
         hold = (work, lease)
         self._held[hold] = None
+        try:
+            self._begin(task, event, hold)
+        except Exception as error:
+            # No process could be started, say.
+            log.exception("task %s could not be started", name)
+            self._ended(hold, failure_of(error, True), None)
+
+    def _begin(self, task: Task[..., Any, Any], event: Event, hold: Hold) -> None:
         how = task.executor
         if how == "loop":
             running = self._start(self._execute(task, event, hold))
@@ -308,7 +316,7 @@ class Worker:
                 with contextlib.suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._ended, hold, outcome, None)
 
-            self._processes.run(task, payload, current_of(event), then)
+            self._processes.run(task, event[5], current_of(event), then)
 
     if sys.version_info >= (3, 12):
 
