@@ -3,8 +3,10 @@
 `coda` sends steps through the queue as Celery does; `coda-inline` runs them in the workflow's process as Restate does.
 `bench/run.py` puts this folder into a copy of the harness; `CODA_BENCH_PYTHON` is where `cluster.py` and `app.py` lie.
 """
-import os, sys
+import os
+import sys
 from pathlib import Path
+
 from lib import *
 
 sys.path.insert(0, os.environ.get("CODA_BENCH_PYTHON") or str(Path(__file__).resolve().parent.parent / "python"))

@@ -118,7 +118,9 @@ async def submit_all(
                 # The run's id is the event's: a submit that has to be repeated after a lost reply
                 # cannot start a second run.
                 handle = await client.start(
-                    workflow, args={"project_id": PROJECT_ID, "event_data": event}, run_id=coda.id_for("event", event_id)
+                    workflow,
+                    args={"project_id": PROJECT_ID, "event_data": event},
+                    run_id=coda.id_for("event", event_id),
                 )
                 await handle.result(timeout=RESULT_TIMEOUT_S)
                 run.finished += 1

@@ -233,9 +233,6 @@ def test_work_that_nobody_runs_says_why_and_runs_when_a_worker_appears(project: 
         assert started.result(TIMEOUT_S) == [0, 1, 2]
 
 
-@pytest.mark.xfail(
-    reason="it says that no worker serves the queue, next to how many do, and lists no lanes", strict=True
-)
 def test_a_served_queue_without_work_says_what_it_would_run(project: Project, node: Node) -> None:
     project.workers("rules")
     queue = project.queue()

@@ -59,11 +59,6 @@ def test_children_end_when_their_supervisor_is_killed(project: Project, node: No
         wait_for("the end of a child", lambda pid=pid: not is_alive(pid), timeout=15)
 
 
-@pytest.mark.xfail(
-    reason="lost work returns to the head of its line at once, so each new worker takes it first, and it fails "
-    "only after 64 losses, while the supervisor gives up after 11",
-    strict=True,
-)
 def test_work_that_kills_its_workers_does_not_stop_other_work(project: Project, node: Node) -> None:
     project.expected_alarms.append("giving up")
     # One slot: what a worker takes first is all that it takes.

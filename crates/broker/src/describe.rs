@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use coda_engine::query;
 use coda_protocol::ids::{Name, NodeId, Position, RunId, TaskId, WorkKind};
-use coda_protocol::reject::Reject;
 use coda_protocol::limits::LIST_ROWS_MAX;
-use coda_protocol::reply::{Counters, GroupDescription, LaneDescription, NodeDescription, QueueDescription, QueueSummary, Reply, Wait};
+use coda_protocol::reject::Reject;
+use coda_protocol::reply::{
+    Counters, GroupDescription, LaneDescription, NodeDescription, QueueDescription, QueueSummary, Reply, Wait,
+};
 use coda_protocol::request::Subscribe;
 
 use crate::router::Router;

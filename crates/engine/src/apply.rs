@@ -18,8 +18,18 @@ use crate::{due, lanes};
 pub fn apply(kv: &mut dyn Kv, group: GroupId, index: u64, entry: &Entry) -> Applied {
     let before = META.get(kv, group, &()).unwrap_or_default();
     let meta = Meta { time: before.time.max(entry.now), ..before };
-    let mut cx =
-        Cx { kv, group, index, now: meta.time, meta, ordinal: 0, leases: 0, lanes: BTreeMap::new(), effects: Vec::new(), wake: None };
+    let mut cx = Cx {
+        kv,
+        group,
+        index,
+        now: meta.time,
+        meta,
+        ordinal: 0,
+        leases: 0,
+        lanes: BTreeMap::new(),
+        effects: Vec::new(),
+        wake: None,
+    };
     let outcomes = entry.commands.iter().map(|command| cx.command(command)).collect();
     let unused = lanes::serve(&mut cx, entry);
     lanes::flush(&mut cx);

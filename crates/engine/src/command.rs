@@ -1,9 +1,7 @@
 //! The facts: what a log entry says happened. A request that only reads never becomes a command.
 
 use coda_protocol::ids::{LeaseId, Millis, Name, SessionId, check_name};
-use coda_protocol::limits::{
-    DELAY_MS_MAX, LEASES_PER_SESSION_MAX, PRIORITY_MAX, SPAWN_BYTES_MAX, SPAWN_STEPS_MAX,
-};
+use coda_protocol::limits::{DELAY_MS_MAX, LEASES_PER_SESSION_MAX, PRIORITY_MAX, SPAWN_BYTES_MAX, SPAWN_STEPS_MAX};
 use coda_protocol::payload::check_outcome;
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::Reply;
@@ -27,11 +25,20 @@ pub enum Command {
     Release(Release),
     ParkRun(ParkRun),
     /// A session is back: it keeps the leases it still works under, the others are handed back.
-    ResumeSession { session: SessionId, held: Vec<LeaseId> },
+    ResumeSession {
+        session: SessionId,
+        held: Vec<LeaseId>,
+    },
     /// A session is gone: its leases are handed back.
-    EndSession { session: SessionId },
-    PauseQueue { queue: Name },
-    UnpauseQueue { queue: Name },
+    EndSession {
+        session: SessionId,
+    },
+    PauseQueue {
+        queue: Name,
+    },
+    UnpauseQueue {
+        queue: Name,
+    },
     /// Time has passed: handle what is due.
     Tick,
 }

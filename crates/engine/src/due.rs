@@ -19,10 +19,16 @@ pub(crate) fn add(cx: &mut Cx<'_>, at: Timestamp, what: Due) {
 pub(crate) fn first(kv: &(impl Read + ?Sized), group: GroupId, meta: Meta, max: usize) -> Vec<DueKey> {
     let mut items = Vec::new();
     let from = |out: &mut Vec<u8>| out.extend_from_slice(&meta.due_from.0.to_be_bytes());
-    DUE.scan_from(kv, group, |_| {}, from, |key, ()| {
-        items.push(key);
-        if items.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
+    DUE.scan_from(
+        kv,
+        group,
+        |_| {},
+        from,
+        |key, ()| {
+            items.push(key);
+            if items.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        },
+    );
     items
 }
 

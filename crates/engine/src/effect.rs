@@ -10,18 +10,44 @@ use crate::entry::Lane;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
     /// Send the task to its session.
-    TaskLeased { session: SessionId, lease: TaskLease },
+    TaskLeased {
+        session: SessionId,
+        lease: TaskLease,
+    },
     /// Send the run to its session, with its memo where `has_memo`.
-    RunLeased { session: SessionId, lease: RunLease, has_memo: bool },
+    RunLeased {
+        session: SessionId,
+        lease: RunLease,
+        has_memo: bool,
+    },
     /// A session that is back still holds the run: send it the memo again.
-    RunResumed { session: SessionId, workflow: Name, run: RunId, lease: LeaseId },
+    RunResumed {
+        session: SessionId,
+        workflow: Name,
+        run: RunId,
+        lease: LeaseId,
+    },
     /// Tell the session where the run is resident.
-    StepEnded { session: SessionId, workflow: Name, step: StepEnded },
+    StepEnded {
+        session: SessionId,
+        workflow: Name,
+        step: StepEnded,
+    },
     /// Tell the session to stop.
-    LeaseLost { session: SessionId, work: Work, lease: LeaseId },
+    LeaseLost {
+        session: SessionId,
+        work: Work,
+        lease: LeaseId,
+    },
     /// Answer those who wait for it.
-    RunEnded { run: RunId, outcome: WorkOutcome },
-    TaskEnded { task: TaskId, outcome: WorkOutcome },
+    RunEnded {
+        run: RunId,
+        outcome: WorkOutcome,
+    },
+    TaskEnded {
+        task: TaskId,
+        outcome: WorkOutcome,
+    },
     /// The lane holds ready work that no grant has taken.
     LaneReady(Lane),
     /// Propose a tick then.

@@ -120,10 +120,16 @@ impl Head {
                 place.write(out);
             }
         };
-        READY.scan_from(cx.kv, cx.group, |out| self.lane.write(out), from, |key, ()| {
-            self.ahead.push_back((key.place, key.work));
-            if self.ahead.len() < READ_AHEAD_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
+        READY.scan_from(
+            cx.kv,
+            cx.group,
+            |out| self.lane.write(out),
+            from,
+            |key, ()| {
+                self.ahead.push_back((key.place, key.work));
+                if self.ahead.len() < READ_AHEAD_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            },
+        );
         assert!(!self.ahead.is_empty(), "lane {:?} counts ready work that its index lacks", self.lane);
     }
 

@@ -6,9 +6,9 @@ use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::push::{RunLease, TaskLease};
 
 use crate::apply::Cx;
+use crate::due;
 use crate::effect::Effect;
 use crate::entry::Lane;
-use crate::due;
 use crate::lanes;
 use crate::rows::{Event, Life, ReadyPlace, RunRow, TaskRow};
 use crate::steps;

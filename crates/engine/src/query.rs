@@ -14,9 +14,7 @@ use coda_protocol::request::StepKey;
 use crate::entry::Lane;
 use crate::kv::Read;
 use crate::rows::{LaneRow, Life, MemoRow};
-use crate::tables::{
-    Key, LANE, LEASE, MEMO, QUEUE, READY, RUN, RUN_OUTCOME, TASK, TASK_OUTCOME, write_name,
-};
+use crate::tables::{Key, LANE, LEASE, MEMO, QUEUE, READY, RUN, RUN_OUTCOME, TASK, TASK_OUTCOME, write_name};
 
 /// How a run ended; `None` while it has not.
 ///
@@ -57,25 +55,30 @@ pub fn memo(kv: &dyn Read, group: GroupId, run: RunId) -> Memo {
     let lease = row.life.lease().map(|(_, lease)| lease);
     let mut pages: Vec<Vec<(StepKey, WorkOutcome)>> = Vec::new();
     let mut bytes = 0;
-    MEMO.scan(kv, group, |out| run.write(out), |key, memo| {
-        let of = key.step.cache_key.fresh_lease();
-        if of.is_some() && of != lease {
-            return ControlFlow::Continue(());
-        }
-        let Some(outcome) = memo.outcome(row.attempt) else { return ControlFlow::Continue(()) };
-        let size = outcome_bytes(&outcome) + key.step.cache_key.as_bytes().len() + key.step.name.len();
-        match pages.last_mut() {
-            Some(page) if bytes + size <= MEMO_PAGE_BYTES_MAX && page.len() < MEMO_PAGE_ITEMS_MAX => {
-                page.push((key.step, outcome));
-                bytes += size;
+    MEMO.scan(
+        kv,
+        group,
+        |out| run.write(out),
+        |key, memo| {
+            let of = key.step.cache_key.fresh_lease();
+            if of.is_some() && of != lease {
+                return ControlFlow::Continue(());
             }
-            Some(_) | None => {
-                pages.push(vec![(key.step, outcome)]);
-                bytes = size;
+            let Some(outcome) = memo.outcome(row.attempt) else { return ControlFlow::Continue(()) };
+            let size = outcome_bytes(&outcome) + key.step.cache_key.as_bytes().len() + key.step.name.len();
+            match pages.last_mut() {
+                Some(page) if bytes + size <= MEMO_PAGE_BYTES_MAX && page.len() < MEMO_PAGE_ITEMS_MAX => {
+                    page.push((key.step, outcome));
+                    bytes += size;
+                }
+                Some(_) | None => {
+                    pages.push(vec![(key.step, outcome)]);
+                    bytes = size;
+                }
             }
-        }
-        ControlFlow::Continue(())
-    });
+            ControlFlow::Continue(())
+        },
+    );
     Memo { steps_ended: row.steps_ended, pages }
 }
 
@@ -89,16 +92,21 @@ pub fn run(kv: &dyn Read, group: GroupId, run: RunId) -> Result<RunDescription, 
     let mut steps = Vec::new();
     let mut failure_bytes = 0;
     let mut truncated = false;
-    MEMO.scan(kv, group, |out| run.write(out), |key, memo| {
-        if steps.len() == LIST_ROWS_MAX || failure_bytes >= LIST_FAILURE_BYTES_MAX {
-            truncated = true;
-            return ControlFlow::Break(());
-        }
-        let (state, attempts, last_failure) = step_state(kv, group, &memo);
-        failure_bytes += last_failure.as_ref().map_or(0, Failure::bytes);
-        steps.push(StepDescription { name: key.step.name, kind: key.step.kind, state, attempts, last_failure });
-        ControlFlow::Continue(())
-    });
+    MEMO.scan(
+        kv,
+        group,
+        |out| run.write(out),
+        |key, memo| {
+            if steps.len() == LIST_ROWS_MAX || failure_bytes >= LIST_FAILURE_BYTES_MAX {
+                truncated = true;
+                return ControlFlow::Break(());
+            }
+            let (state, attempts, last_failure) = step_state(kv, group, &memo);
+            failure_bytes += last_failure.as_ref().map_or(0, Failure::bytes);
+            steps.push(StepDescription { name: key.step.name, kind: key.step.kind, state, attempts, last_failure });
+            ControlFlow::Continue(())
+        },
+    );
     let state = work_state(row.life, outcome.as_ref());
     let waits = wait(row.life, is_paused(kv, group, &row.queue));
     Ok(RunDescription {
@@ -187,17 +195,27 @@ fn is_paused(kv: &dyn Read, group: GroupId, queue: &Name) -> bool {
 #[must_use]
 pub fn queues(kv: &dyn Read, group: GroupId) -> Vec<QueueSummary> {
     let mut summaries: std::collections::BTreeMap<Name, QueueSummary> = std::collections::BTreeMap::new();
-    QUEUE.scan(kv, group, |_| {}, |queue, row| {
-        summaries.insert(queue.clone(), summary(queue, row.paused));
-        ControlFlow::Continue(())
-    });
-    LANE.scan(kv, group, |_| {}, |lane, row| {
-        let known = summaries.entry(lane.queue.clone()).or_insert_with(|| summary(lane.queue, false));
-        known.ready += row.ready;
-        known.leased += row.leased;
-        known.delayed += row.delayed;
-        ControlFlow::Continue(())
-    });
+    QUEUE.scan(
+        kv,
+        group,
+        |_| {},
+        |queue, row| {
+            summaries.insert(queue.clone(), summary(queue, row.paused));
+            ControlFlow::Continue(())
+        },
+    );
+    LANE.scan(
+        kv,
+        group,
+        |_| {},
+        |lane, row| {
+            let known = summaries.entry(lane.queue.clone()).or_insert_with(|| summary(lane.queue, false));
+            known.ready += row.ready;
+            known.leased += row.leased;
+            known.delayed += row.delayed;
+            ControlFlow::Continue(())
+        },
+    );
     summaries.into_values().collect()
 }
 
@@ -210,10 +228,15 @@ fn summary(queue: Name, paused: bool) -> QueueSummary {
 pub fn lanes(kv: &dyn Read, group: GroupId, queue: &Name) -> Vec<LaneDescription> {
     let paused = is_paused(kv, group, queue);
     let mut rows: Vec<(Lane, LaneRow)> = Vec::new();
-    LANE.scan(kv, group, |out| write_name(queue, out), |lane, row| {
-        rows.push((lane, row));
-        if rows.len() < LIST_ROWS_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
+    LANE.scan(
+        kv,
+        group,
+        |out| write_name(queue, out),
+        |lane, row| {
+            rows.push((lane, row));
+            if rows.len() < LIST_ROWS_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        },
+    );
     let describe = |(lane, row): (Lane, LaneRow)| LaneDescription {
         kind: lane.kind,
         ready: row.ready,
@@ -242,10 +265,15 @@ pub fn is_ready(kv: &dyn Read, group: GroupId, lane: &Lane) -> bool {
 #[must_use]
 pub fn holds_leases(kv: &dyn Read, group: GroupId, session: SessionId) -> bool {
     let mut holds = false;
-    LEASE.scan(kv, group, |out| out.extend_from_slice(&session.0), |_, _| {
-        holds = true;
-        ControlFlow::Break(())
-    });
+    LEASE.scan(
+        kv,
+        group,
+        |out| out.extend_from_slice(&session.0),
+        |_, _| {
+            holds = true;
+            ControlFlow::Break(())
+        },
+    );
     holds
 }
 
@@ -260,10 +288,16 @@ fn oldest(kv: &dyn Read, group: GroupId, lane: &Lane, row: &LaneRow) -> Option<T
             place.write(out);
         }
     };
-    READY.scan_from(kv, group, |out| lane.write(out), from, |key, ()| {
-        first = Some(key.work);
-        ControlFlow::Break(())
-    });
+    READY.scan_from(
+        kv,
+        group,
+        |out| lane.write(out),
+        from,
+        |key, ()| {
+            first = Some(key.work);
+            ControlFlow::Break(())
+        },
+    );
     match first? {
         Work::Task(task) => TASK.get(kv, group, &task).map(|row| row.created),
         Work::Run(run) => RUN.get(kv, group, &run).map(|row| row.created),

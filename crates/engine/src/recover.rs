@@ -14,12 +14,17 @@ use crate::tables::{LANE, LEASE, QUEUE};
 #[must_use]
 pub fn recover(kv: &dyn Read, group: GroupId) -> Vec<Effect> {
     let mut effects = Vec::new();
-    LANE.scan(kv, group, |_| {}, |lane, row| {
-        if row.ready > 0 && !QUEUE.get(kv, group, &lane.queue).is_some_and(|queue| queue.paused) {
-            effects.push(Effect::LaneReady(lane));
-        }
-        ControlFlow::Continue(())
-    });
+    LANE.scan(
+        kv,
+        group,
+        |_| {},
+        |lane, row| {
+            if row.ready > 0 && !QUEUE.get(kv, group, &lane.queue).is_some_and(|queue| queue.paused) {
+                effects.push(Effect::LaneReady(lane));
+            }
+            ControlFlow::Continue(())
+        },
+    );
     effects.extend(due::next(kv, group).map(Effect::WakeAt));
     effects.extend(sessions(kv, group).into_iter().map(Effect::SessionHolds));
     effects
@@ -27,9 +32,14 @@ pub fn recover(kv: &dyn Read, group: GroupId) -> Vec<Effect> {
 
 fn sessions(kv: &dyn Read, group: GroupId) -> BTreeSet<SessionId> {
     let mut sessions = BTreeSet::new();
-    LEASE.scan(kv, group, |_| {}, |key, _| {
-        sessions.insert(key.session);
-        ControlFlow::Continue(())
-    });
+    LEASE.scan(
+        kv,
+        group,
+        |_| {},
+        |key, _| {
+            sessions.insert(key.session);
+            ControlFlow::Continue(())
+        },
+    );
     sessions
 }

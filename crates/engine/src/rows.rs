@@ -60,20 +60,32 @@ pub struct ReadyPlace {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Life {
-    Delayed { until: Timestamp },
+    Delayed {
+        until: Timestamp,
+    },
     Ready,
-    Leased { session: SessionId, lease: LeaseId },
+    Leased {
+        session: SessionId,
+        lease: LeaseId,
+    },
     Parked,
-    Retrying { at: Timestamp },
+    Retrying {
+        at: Timestamp,
+    },
     /// Ended under this lease, or without one when it was given up on.
-    Ended { by: Option<LeaseId> },
+    Ended {
+        by: Option<LeaseId>,
+    },
 }
 
 /// What can happen to work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     Due,
-    Leased { session: SessionId, lease: LeaseId },
+    Leased {
+        session: SessionId,
+        lease: LeaseId,
+    },
     Returned(LeaseId),
     Parked(LeaseId),
     Woken,
@@ -209,10 +221,20 @@ impl RunRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemoRow {
     /// On its way; `run_attempt` is the last attempt of the run that asked for it.
-    Pending { work: Work, run_attempt: u32 },
-    Ended { result: Payload, attempts: u32 },
+    Pending {
+        work: Work,
+        run_attempt: u32,
+    },
+    Ended {
+        result: Payload,
+        attempts: u32,
+    },
     /// Remembered only while the run is in the attempt that asked for it.
-    Failed { failure: Failure, attempts: u32, run_attempt: u32 },
+    Failed {
+        failure: Failure,
+        attempts: u32,
+        run_attempt: u32,
+    },
 }
 
 impl MemoRow {
@@ -263,10 +285,16 @@ mod tests {
         };
         let table = |by: LeaseId| {
             lives().map(|life| {
-                [Event::Returned(by), Event::Parked(by), Event::RetryAt(by, Timestamp(9)), Event::Ended(by), Event::GivenUp(by)]
-                    .map(|event| name(life.on(event)))
-                    .iter()
-                    .collect::<String>()
+                [
+                    Event::Returned(by),
+                    Event::Parked(by),
+                    Event::RetryAt(by, Timestamp(9)),
+                    Event::Ended(by),
+                    Event::GivenUp(by),
+                ]
+                .map(|event| name(life.on(event)))
+                .iter()
+                .collect::<String>()
             })
         };
         assert_eq!(table(ONE), ["SSSSS", "SSSSS", "rpteg", "SSSSS", "SSSSS", "EEEEE"]);

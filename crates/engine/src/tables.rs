@@ -157,10 +157,15 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
     /// All rows that a visitor would see. For queries and tests.
     pub fn all(&self, kv: &(impl Read + ?Sized), group: GroupId) -> Vec<(K, V)> {
         let mut rows = Vec::new();
-        self.scan(kv, group, |_| {}, |key, row| {
-            rows.push((key, row));
-            ControlFlow::Continue(())
-        });
+        self.scan(
+            kv,
+            group,
+            |_| {},
+            |key, row| {
+                rows.push((key, row));
+                ControlFlow::Continue(())
+            },
+        );
         rows
     }
 }

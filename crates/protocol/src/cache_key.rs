@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn one_string_is_not_its_two_halves() {
-        let key = |parts: &[&str]| CacheKey::explicit(&parts.iter().map(|p| KeyPart::Str((*p).into())).collect::<Vec<_>>());
+        let key =
+            |parts: &[&str]| CacheKey::explicit(&parts.iter().map(|p| KeyPart::Str((*p).into())).collect::<Vec<_>>());
         assert_ne!(key(&["ab"]), key(&["a", "b"]));
         assert_ne!(CacheKey::explicit(&[KeyPart::Int(1)]), CacheKey::explicit(&[KeyPart::Bool(true)]));
         assert_ne!(CacheKey::explicit(&[]).unwrap(), CacheKey::auto(0));

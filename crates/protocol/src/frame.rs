@@ -36,11 +36,20 @@ pub struct Welcome {
 /// One message on a client connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    Hello { versions: (u16, u16), hello: Hello },
+    Hello {
+        versions: (u16, u16),
+        hello: Hello,
+    },
     Welcome(Welcome),
     /// An id of 0 asks for no answer.
-    Request { id: u64, request: Request },
-    Answer { id: u64, answer: Answer },
+    Request {
+        id: u64,
+        request: Request,
+    },
+    Answer {
+        id: u64,
+        answer: Answer,
+    },
     Push(Push),
 }
 

@@ -3,15 +3,15 @@
 //! Deliberately absent: any I/O, any clock, any rule about what a request *does* (that is `coda-engine`).
 //! Read in this order; each module is one page.
 
+pub mod cache_key;
+pub mod codec;
+pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod payload;
-pub mod cache_key;
 pub mod policy;
-pub mod request;
-pub mod reply;
 pub mod push;
 pub mod reject;
+pub mod reply;
+pub mod request;
 pub mod version;
-pub mod codec;
-pub mod frame;

@@ -12,7 +12,9 @@ pub enum Reject {
     BadName { name: String },
     #[error("`{id}` is not a valid id: expected a UUID that is not of version 8, which Coda keeps for itself")]
     BadId { id: String },
-    #[error("the payload has {bytes} bytes, more than the {bytes_max} allowed: store it elsewhere and pass a reference")]
+    #[error(
+        "the payload has {bytes} bytes, more than the {bytes_max} allowed: store it elsewhere and pass a reference"
+    )]
     PayloadTooLarge { bytes: u64, bytes_max: u64 },
     #[error("the failure has {bytes} bytes, more than the {bytes_max} allowed: shorten its traceback")]
     FailureTooLarge { bytes: u64, bytes_max: u64 },

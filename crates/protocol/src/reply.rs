@@ -19,10 +19,14 @@ pub struct Answer {
 pub enum Reply {
     Done,
     /// Accepted, or `existed`: the same id was accepted before.
-    Started { existed: bool },
+    Started {
+        existed: bool,
+    },
     Ended(WorkOutcome),
     /// Leases that are not this session's any more: stop working on them.
-    Resumed { lost: Vec<LeaseId> },
+    Resumed {
+        lost: Vec<LeaseId>,
+    },
     /// One per step asked for, in order.
     Spawned(Vec<StepState>),
     /// The recorded result; another execution's if that came first.

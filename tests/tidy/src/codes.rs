@@ -11,9 +11,9 @@ pub fn are_explained(sources: &[File], page: &File) -> Vec<Problem> {
     let named: BTreeSet<String> = sources.iter().flat_map(|file| codes(&file.text)).collect();
     let rows = page.text.lines().filter_map(|line| line.strip_prefix("| CODA"));
     let explained: BTreeSet<String> = rows.map(|row| format!("CODA{}", &row[..4])).collect();
-    let missing = named.difference(&explained).map(|code| {
-        Problem::new(PAGE, format!("has no row for {code}"), "say what it means and what to do about it")
-    });
+    let missing = named
+        .difference(&explained)
+        .map(|code| Problem::new(PAGE, format!("has no row for {code}"), "say what it means and what to do about it"));
     let stale = explained.difference(&named).map(|code| {
         Problem::new(PAGE, format!("explains {code}, which no source names"), "remove the row; codes are never reused")
     });

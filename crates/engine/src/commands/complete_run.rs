@@ -13,8 +13,7 @@ use crate::{due, leases, steps};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, complete: &CompleteRun) -> Outcome {
     let run = complete.run;
-    let mut row =
-        RUN.get(cx.kv, cx.group, &run).ok_or_else(|| Reject::NoSuchRun { run: run.to_string() })?;
+    let mut row = RUN.get(cx.kv, cx.group, &run).ok_or_else(|| Reject::NoSuchRun { run: run.to_string() })?;
     if row.life == (Life::Ended { by: Some(complete.lease) }) {
         return Ok(Reply::Done);
     }

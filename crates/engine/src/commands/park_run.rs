@@ -12,8 +12,7 @@ use crate::tables::RUN;
 
 pub(crate) fn apply(cx: &mut Cx<'_>, park: &ParkRun) -> Outcome {
     let run = park.run;
-    let mut row =
-        RUN.get(cx.kv, cx.group, &run).ok_or_else(|| Reject::NoSuchRun { run: run.to_string() })?;
+    let mut row = RUN.get(cx.kv, cx.group, &run).ok_or_else(|| Reject::NoSuchRun { run: run.to_string() })?;
     let held = row.life.lease();
     row.life = row.life.on(Event::Parked(park.lease))?;
     // A step that ended unseen would never wake it, and neither would the absence of steps.

@@ -18,12 +18,17 @@ pub(crate) fn apply(cx: &mut Cx<'_>, queue: &Name, paused: bool) -> Outcome {
         // No row says nothing is special about the queue: names that were paused once leave nothing behind.
         QUEUE.delete(cx.kv, cx.group, queue);
         let mut ready = Vec::new();
-        LANE.scan(cx.kv, cx.group, |out| write_name(queue, out), |lane, row| {
-            if row.ready > 0 {
-                ready.push(Effect::LaneReady(lane));
-            }
-            ControlFlow::Continue(())
-        });
+        LANE.scan(
+            cx.kv,
+            cx.group,
+            |out| write_name(queue, out),
+            |lane, row| {
+                if row.ready > 0 {
+                    ready.push(Effect::LaneReady(lane));
+                }
+                ControlFlow::Continue(())
+            },
+        );
         cx.effects.append(&mut ready);
     }
     Ok(Reply::Done)

@@ -11,9 +11,8 @@ use crate::steps::memo_key;
 use crate::tables::{MEMO, RUN};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, record: &RecordStep) -> Outcome {
-    let mut row = RUN
-        .get(cx.kv, cx.group, &record.run)
-        .ok_or_else(|| Reject::NoSuchRun { run: record.run.to_string() })?;
+    let mut row =
+        RUN.get(cx.kv, cx.group, &record.run).ok_or_else(|| Reject::NoSuchRun { run: record.run.to_string() })?;
     row.life.holder(record.lease)?;
     let key = memo_key(record.run, &record.key);
     if let Some(MemoRow::Ended { result, .. }) = MEMO.get(cx.kv, cx.group, &key) {

@@ -28,9 +28,14 @@ pub(crate) fn apply(cx: &mut Cx<'_>, session: SessionId, held: &[LeaseId]) -> Ou
 /// The leases that a session holds, oldest first.
 pub(crate) fn leases_of(cx: &Cx<'_>, session: SessionId, max: usize) -> Vec<(LeaseId, Work)> {
     let mut leases = Vec::new();
-    LEASE.scan(cx.kv, cx.group, |out| out.extend_from_slice(&session.0), |key, work| {
-        leases.push((key.lease, work));
-        if leases.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
+    LEASE.scan(
+        cx.kv,
+        cx.group,
+        |out| out.extend_from_slice(&session.0),
+        |key, work| {
+            leases.push((key.lease, work));
+            if leases.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        },
+    );
     leases
 }

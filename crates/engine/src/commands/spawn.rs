@@ -15,9 +15,8 @@ use crate::steps::{self, memo_key};
 use crate::tables::{MEMO, RUN};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, spawn: &Spawn) -> Outcome {
-    let mut row = RUN
-        .get(cx.kv, cx.group, &spawn.run)
-        .ok_or_else(|| Reject::NoSuchRun { run: spawn.run.to_string() })?;
+    let mut row =
+        RUN.get(cx.kv, cx.group, &spawn.run).ok_or_else(|| Reject::NoSuchRun { run: spawn.run.to_string() })?;
     row.life.holder(spawn.lease)?;
     let pending_before = row.steps_pending;
     let mut bytes = 0;

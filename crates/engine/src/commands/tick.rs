@@ -11,9 +11,7 @@ use crate::command::Outcome;
 use crate::due;
 use crate::leases;
 use crate::rows::Event;
-use crate::tables::{
-    DUE, Due, DueKey, Key, MEMO, RUN, RUN_INPUT, RUN_OUTCOME, TASK, TASK_OUTCOME,
-};
+use crate::tables::{DUE, Due, DueKey, Key, MEMO, RUN, RUN_INPUT, RUN_OUTCOME, TASK, TASK_OUTCOME};
 
 pub(crate) fn apply(cx: &mut Cx<'_>) -> Outcome {
     let items = due::first(cx.kv, cx.group, cx.meta, TICK_DUE_MAX + 1);
@@ -77,10 +75,15 @@ fn make_ready(cx: &mut Cx<'_>, work: Work) {
 /// Deletes a run's memo, a bounded part at a time, then the run.
 fn forget_run(cx: &mut Cx<'_>, run: RunId, rows_left: &mut usize) -> bool {
     let mut keys = Vec::new();
-    MEMO.scan(cx.kv, cx.group, |out| run.write(out), |key, _| {
-        keys.push(key);
-        if keys.len() <= *rows_left { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
+    MEMO.scan(
+        cx.kv,
+        cx.group,
+        |out| run.write(out),
+        |key, _| {
+            keys.push(key);
+            if keys.len() <= *rows_left { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        },
+    );
     for key in keys.iter().take(*rows_left) {
         MEMO.delete(cx.kv, cx.group, key);
     }

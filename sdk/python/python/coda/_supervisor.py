@@ -74,7 +74,6 @@ class Supervisor:
         self._children: dict[int, asyncio.subprocess.Process] = {}
         #: Children that were asked to end, to be started again.
         self._renewing: set[asyncio.subprocess.Process] = set()
-        self._restarts = Restarts()
         self._signals = 0
         self._code = EXIT_OK
         self._stopping = asyncio.Event()
@@ -120,6 +119,8 @@ class Supervisor:
 
     async def _keep(self, number: int, is_reloading: bool) -> None:
         loop = asyncio.get_running_loop()
+        # Each process has its own: a fleet that loses many at once is not a process that cannot live.
+        restarts = Restarts()
         while not self._stopping.is_set():
             session = new_id()
             started = loop.time()
@@ -140,9 +141,11 @@ class Supervisor:
                     await self._first(self._changed.wait())
                     continue
                 return self._give_up(code)
-            delay = self._restarts.on_death(loop.time(), loop.time() - started)
+            delay = restarts.on_death(loop.time(), loop.time() - started)
             if delay is None:
-                log.error("giving up: %d deaths in %g s are too many", RESTARTS_MAX + 1, RESTARTS_WITHIN_SECONDS)
+                log.error(
+                    "giving up: worker-%d died %d times in %g s", number, RESTARTS_MAX + 1, RESTARTS_WITHIN_SECONDS
+                )
                 return self._give_up(EXIT_DYING)
             log.error("worker-%d[%d] %s: next start in %g s", number, child.pid, _death(code), delay)
             await self._first(asyncio.sleep(delay))
