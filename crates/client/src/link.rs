@@ -179,7 +179,7 @@ impl Handler for LinkHandler {
             match news {
                 News::Answered { ticket: Ticket::Once(waiter), result } => drop(waiter.send(result)),
                 News::Answered { ticket: Ticket::Token(token), result } => {
-                    batch.push(Event::Answered { token, result })
+                    batch.push(Event::Answered { token, result });
                 }
                 News::Answered { ticket: Ticket::Greeting, result } => {
                     if let Err(error) = result {

@@ -228,7 +228,7 @@ impl Group {
     pub fn status(&self) -> GroupStatus {
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let index = |id: &Option<LogId>| id.as_ref().map(|id| id.index());
+        let index = |id: &Option<LogId>| id.as_ref().map(LogId::index);
         GroupStatus {
             term: metrics.current_term,
             leader: metrics.current_leader.map(NodeId),

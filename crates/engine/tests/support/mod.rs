@@ -1,6 +1,6 @@
 //! A world for tests: the engine in memory, a clock that is a number, and verbs of the domain. After every entry all
 //! invariants are checked.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod make;
 
