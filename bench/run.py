@@ -12,8 +12,6 @@ one system after the other, so that all of them see the same machine. README.md 
 from __future__ import annotations
 
 import argparse
-import importlib.machinery
-import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ FIGURES = {
 }
 #: What the peers' set-up makes in the working copy, and what a run leaves there: never copied over.
 MADE_THERE = ("venv", "node_modules", "data", "__pycache__", "sdk", "coda", "*.jsonl")
+NO_SDK = "The Python SDK is not installed for this interpreter: `make sdk`, then .venv/bin/python bench/run.py"
 #: Runs the harness with our driver known to it. The harness is not changed.
 LAUNCHER = """\
 import sys
@@ -116,9 +116,9 @@ def alone(options: argparse.Namespace) -> int:
     if mine:
         cargo = ["cargo", "run", "--quiet", "--release", "--package", "coda-bench", "--"]
         failed |= subprocess.run([*cargo, *mine, *rounds, *delay, "--coda-bin", node], cwd=CHECKOUT).returncode
-    if importlib.util.find_spec("coda") is None or sdk_folder() is None:
-        print("The Python SDK is not installed for this interpreter: `make sdk`, then .venv/bin/python bench/run.py")
-        return failed
+    if sdk_folder() is None:
+        print(NO_SDK, file=sys.stderr)
+        return 1
     client = [sys.executable, HERE / "python/client.py", "--scale", str(options.scale), *rounds, *delay]
     environment = {**os.environ, "CODA_BIN": str(node)}
     for system in options.systems:
@@ -151,7 +151,7 @@ def prepare(options: argparse.Namespace) -> Path:
     if any(system in OURS for system in options.systems):
         sdk = sdk_folder()
         if sdk is None:
-            sys.exit("The Python SDK is not installed for this interpreter: `make sdk`, then .venv/bin/python bench/run.py")
+            sys.exit(NO_SDK)
         link = work / "sdk/coda"
         link.unlink(missing_ok=True)
         link.symlink_to(sdk)
@@ -167,15 +167,9 @@ def copy(source: str | Path, target: str | Path) -> None:
 
 
 def sdk_folder() -> Path | None:
-    """The installed package, and not the folder beside this file that has the same name."""
-    here = [path for path in sys.path if Path(path or ".").resolve() != HERE]
-    spec = importlib.machinery.PathFinder.find_spec("coda", here)
-    if spec is not None and spec.origin is not None:
-        return Path(spec.origin).parent
-    # An editable install says so only to an import.
-    found = subprocess.run(
-        [sys.executable, "-c", "import coda; print(coda.__file__)"], cwd="/", capture_output=True, text=True
-    )
+    """The SDK as this interpreter imports it; asked elsewhere, because a folder beside this file has the same name."""
+    ask = [sys.executable, "-c", "import coda; print(coda.__file__)"]
+    found = subprocess.run(ask, cwd="/", capture_output=True, text=True)
     return Path(found.stdout.strip()).parent if found.returncode == 0 else None
 
 
@@ -213,7 +207,12 @@ def measure(
         command = [work / "venv/bin/python", "-c", launcher, "--system", system, "--workload", workload, "--runs", "1"]
         with log.open("wb") as said:
             process = subprocess.Popen(
-                [*command, *size, "--out", out], cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+                [*command, *size, "--out", out],
+                cwd=work,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
             )
             try:
                 # Start, warm-up and stop take a while too.
@@ -240,17 +239,6 @@ def figure(record: Record) -> float | None:
     return record.get(name)
 
 
-def summary(record: Record) -> str:
-    head = f"round {record['run']}  {record['workload']:8} {record['system']:16}"
-    if "skip" in record:
-        return f"{head} skipped: {record['skip']}"
-    value = figure(record)
-    if value is None:
-        return f"{head} FAILED: {record.get('error', 'no figure')}"
-    name, _ = FIGURES[kind(record)]
-    return f"{head} {value:10.2f} {name}   others' CPU {others(record) * 100:3.0f} %   calib {record.get('calib_ms', 0):.1f} ms"
-
-
 def others(record: Record) -> float:
     """Share of the cores that went to processes outside the test."""
     own = sum(record.get(name, 0.0) for name in ("server_cpu_s", "worker_cpu_s", "client_cpu_s"))
@@ -259,32 +247,69 @@ def others(record: Record) -> float:
     return max(0.0, share)
 
 
+def summary(record: Record) -> str:
+    head = f"round {record['run']}  {record['workload']:8} {record['system']:16}"
+    if "skip" in record:
+        return f"{head} skipped: {record['skip']}"
+    value = figure(record)
+    if value is None:
+        return f"{head} FAILED: {record.get('error', 'no figure')}"
+    name, _ = FIGURES[kind(record)]
+    disturbed = f"others' CPU {others(record) * 100:3.0f} %   calib {record.get('calib_ms', 0):.1f} ms"
+    return f"{head} {value:10.2f} {name}   {disturbed}"
+
+
+#: What stands beside the figure itself: a heading, and its value in one measurement.
+COLUMNS: dict[str, Callable[[Record], float]] = {
+    "server CPU s/1k": lambda r: r["server_cpu_s"] / r["tasks"] * 1e3,
+    "rest CPU s/1k": lambda r: (r["worker_cpu_s"] + r["client_cpu_s"]) / r["tasks"] * 1e3,
+    "server RSS MB": lambda r: r["server_rss_mb"],
+    "disk KB/task": lambda r: r["disk_write_mb"] / r["tasks"] * 1e3,
+    "others' CPU %": lambda r: others(r) * 100,
+    "calib ms": lambda r: r["calib_ms"],
+}
+
+
 def table(records: list[Record], systems: list[str], workloads: list[str]) -> str:
     """Medians with their range, and each as a multiple of the best peer, from this one interleaved run."""
-    lines = ["", "| workload | n | system | median (min–max) | x best peer | server CPU s/1k | rest CPU s/1k | disk KB/task | others' CPU | calib ms |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|---|")
-    for workload in sorted({str(r["workload"]) for r in records}, key=lambda w: (workloads.index(w.split("/")[0]), w)):
-        name, more = FIGURES[workload.split("/")[0]]
-        good = {
-            system: [r for r in records if r["system"] == system and r["workload"] == workload and figure(r) is not None]
-            for system in systems
-        }
-        medians = {system: statistics.median(r[name] for r in rs) for system, rs in good.items() if rs}
-        peers = [value for system, value in medians.items() if system not in OURS]
-        best = (max(peers) if more else min(peers)) if peers else None
-        for system, value in medians.items():
-            rs = good[system]
-            ratio = "–" if best is None else f"{value / best if more else best / value:.2f}"
-            per_1k = lambda *keys: f"{statistics.median(sum(r[k] for k in keys) / r['tasks'] * 1e3 for r in rs):.2f}"  # noqa: B023, E731
-            span = f"{value:.4g} ({min(r[name] for r in rs):.4g}–{max(r[name] for r in rs):.4g}) {name}"
-            disk = f"{statistics.median(r['disk_write_mb'] / r['tasks'] * 1e3 for r in rs):.1f}"
-            calib = f"{statistics.median(r['calib_ms'] for r in rs):.1f}"
-            busy = f"{statistics.median(others(r) for r in rs) * 100:.0f} %"
-            cells = [workload, rs[0]["tasks"], system, span, ratio, per_1k("server_cpu_s"), per_1k("worker_cpu_s", "client_cpu_s"), disk, busy, calib]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    failed = [r for r in records if "error" in r]
-    lines += [f"\n{len(failed)} measurements failed; they are in no median."] if failed else []
+    head = ["workload", "n", "system", "median (min–max)", "x best peer", *COLUMNS]
+    lines = ["", row(head), row(["---"] * len(head))]
+    good = [record for record in records if figure(record) is not None]
+    order = {(r["workload"], r["system"]): (workloads.index(kind(r)), systems.index(r["system"])) for r in good}
+    for workload, system in sorted(order, key=lambda key: (order[key][0], key[0], order[key][1])):
+        same = [r for r in good if r["workload"] == workload]
+        mine = [r for r in same if r["system"] == system]
+        cells = [workload, mine[0]["tasks"], system, spread(mine), ratio(median(mine), same)]
+        cells += [f"{statistics.median(map(value, mine)):.3g}" for value in COLUMNS.values()]
+        lines.append(row(cells))
+    failed = sum("error" in record for record in records)
+    if failed:
+        lines.append(f"\n{failed} measurements failed; they are in no median.")
     return "\n".join(lines)
+
+
+def row(cells: list[Any]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def median(records: list[Record]) -> float:
+    return statistics.median(float(figure(record) or 0.0) for record in records)
+
+
+def spread(records: list[Record]) -> str:
+    values = [float(figure(record) or 0.0) for record in records]
+    name, _ = FIGURES[kind(records[0])]
+    return f"{median(records):.4g} ({min(values):.4g}–{max(values):.4g}) {name}"
+
+
+def ratio(value: float, same: list[Record]) -> str:
+    """How many times better than the best peer, whichever way better is."""
+    peers = {record["system"] for record in same if record["system"] not in OURS}
+    medians = [median([r for r in same if r["system"] == peer]) for peer in peers]
+    if not medians:
+        return "–"
+    _, more = FIGURES[kind(same[0])]
+    return f"{value / max(medians):.2f}" if more else f"{min(medians) / value:.2f}"
 
 
 if __name__ == "__main__":

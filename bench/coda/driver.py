@@ -19,6 +19,7 @@ class Driver(System):
 
     def __init__(self, variant):
         super().__init__(variant)                                 # "spawned" | "inline"
+        self.limits = {"W1": 40_000, "W2": 400, "W3": 8_000}      # longer: otherwise over within a moment
         if variant == "inline":
             self.skip = {w: "same as coda" for w in ("W1", "W4", "W5", "W6")}
 
