@@ -129,6 +129,10 @@ test-e2e: build sdk ## Test real nodes and real workers, end to end
 demo: build sdk ## Send a thousand real errors through a durable workflow while things are killed
 	CODA_BIN=$(CODA_BIN) $(PY) -m examples.events.demo
 
+.PHONY: fuzz
+fuzz: ## Fuzz frames, requests and commands for FUZZ_SECONDS (60) each
+	fuzz/run.sh $(or $(FUZZ_SECONDS),60)
+
 .PHONY: bench
 bench: build sdk ## Run the load generator against a real node; ARGS="..." goes to bench/run.py
 	CODA_BIN=$(CODA_BIN) $(PY) bench/run.py $(ARGS)
