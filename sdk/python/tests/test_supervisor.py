@@ -83,7 +83,8 @@ def test_children_that_keep_dying_end_the_supervisor_and_its_other_children(
 
     story = Story(tmp_path, "crash", count=2)
     assert story.play(script) == EXIT_DYING
-    assert 3 <= len(story.pids()) <= 4
+    # One of them died its third time; the other was at most as far.
+    assert 3 <= len(story.pids()) <= 6
     assert story.sessions() == set(story.ended)
 
 
