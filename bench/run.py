@@ -37,7 +37,7 @@ FIGURES = {
     "W6": ("p50_ms", False),
 }
 #: What the peers' set-up makes in the working copy, and what a run leaves there: never copied over.
-MADE_THERE = ("venv", "node_modules", "data", "__pycache__", "sdk", "coda", "*.jsonl")
+MADE_THERE = ("venv", "node_modules", "data", "__pycache__", "sdk", "coda")
 NO_SDK = "The Python SDK is not installed for this interpreter: `make sdk`, then .venv/bin/python bench/run.py"
 #: Runs the harness with our driver known to it. The harness is not changed.
 LAUNCHER = """\
@@ -137,9 +137,12 @@ def prepare(options: argparse.Namespace) -> Path:
     """The working copy: the peers' files as they are, our driver, and a way to our SDK."""
     work: Path = options.work.resolve()
     if options.peers.resolve() != work:
-        shutil.copytree(
-            options.peers, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*MADE_THERE), copy_function=copy
-        )
+        for folder, inside, files in os.walk(options.peers):
+            inside[:] = [name for name in inside if name not in MADE_THERE]
+            target = work / Path(folder).relative_to(options.peers)
+            target.mkdir(parents=True, exist_ok=True)
+            for name in files:
+                copy(Path(folder) / name, target / name)
     if options.setup:
         subprocess.run(["./setup.sh"], cwd=work, check=True)
     if not (work / "venv/bin/python").exists():
@@ -158,12 +161,11 @@ def prepare(options: argparse.Namespace) -> Path:
     return work
 
 
-def copy(source: str | Path, target: str | Path) -> None:
+def copy(source: Path, target: Path) -> None:
     """As a file of ours: what is copied may be read-only, and be copied again."""
-    Path(target).unlink(missing_ok=True)
+    target.unlink(missing_ok=True)
     shutil.copyfile(source, target)
-    mode = 0o755 if os.access(source, os.X_OK) else 0o644
-    os.chmod(target, mode)
+    target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
 
 
 def sdk_folder() -> Path | None:

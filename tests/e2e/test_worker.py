@@ -75,7 +75,7 @@ def test_a_worker_that_keeps_dying_is_given_up_with_a_clear_error(project: Proje
     project.expected_alarms.append("giving up")
     workers = Workers(project, "dies", n=8).spawn()
     assert workers.wait(60) == 3
-    assert "giving up: 11 deaths in 60 s are too many" in workers.errors()
+    assert "died 11 times in 60 s" in workers.errors()
 
 
 # What cannot work says so

@@ -72,10 +72,11 @@ pub const DELAY_MS_MAX: u64 = 366 * 24 * 3_600 * 1_000;
 /// Work whose workers vanish this often without reporting is failed: it probably kills them. Below the number of
 /// deaths that a supervisor of workers puts up with.
 pub const LOST_LEASES_MAX: u32 = 10;
-/// How long such work waits after each loss but the first.
+/// How long such work waits after each loss but the first: longer than a supervisor waits before it starts the next
+/// worker, or that worker would find the same work at the head of its line.
 pub const LOST_LEASES_DELAY: RetryPolicy = RetryPolicy {
     max_retries: LOST_LEASES_MAX,
-    initial: Millis(100),
+    initial: Millis(1_000),
     factor_percent: 200,
     max: Millis(60_000),
     jitter_percent: 20,
