@@ -85,7 +85,8 @@ def test_children_that_keep_dying_end_the_supervisor_and_its_other_children(
     assert story.play(script) == EXIT_DYING
     # One of them died its third time; the other was at most as far.
     assert 3 <= len(story.pids()) <= 6
-    assert story.sessions() == set(story.ended)
+    # A process that was stopped before it wrote its note has its session ended too.
+    assert story.sessions() <= set(story.ended)
 
 
 def test_a_child_that_cannot_be_used_is_not_started_again(tmp_path: Path) -> None:

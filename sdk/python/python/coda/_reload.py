@@ -16,7 +16,7 @@ _SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages", "target", 
 async def changes(folder: Path) -> AsyncIterator[Path]:
     """A path each time that something has changed."""
     try:
-        import watchfiles
+        import watchfiles  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError:
         async for path in poll(folder, _POLL_SECONDS):
             yield path

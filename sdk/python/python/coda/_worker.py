@@ -396,7 +396,7 @@ def _call(task: Task[..., Any, Any], event: Event) -> Outcome:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop
+        import uvloop  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
