@@ -13,7 +13,7 @@ use std::future::Future;
 use std::time::Duration;
 
 /// How long anything may take before a test fails. Long, because machines are busy.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for what must happen.
 ///
