@@ -8,6 +8,7 @@ use coda_protocol::frame::{CLOSE_SHUTDOWN, Frame, FrameError, Hello, Welcome};
 use coda_protocol::ids::NodeId;
 use coda_protocol::limits::{FRAME_BYTES_MAX, PAYLOAD_STREAMS_MAX};
 use coda_protocol::version::{ALPN_CLIENT, WIRE_VERSIONS, agree};
+use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream, TransportConfig, VarInt};
 use ractor::ActorRef;
@@ -144,7 +145,9 @@ async fn serve(connection: Connection, host: Host) {
 
 /// Logs once, with the code that the peer sees too.
 pub fn close_for(connection: &Connection, error: &FrameError) {
-    // Each of a connection's streams may find something.
+    // Each of a connection's streams may find something at the same moment, and looking and closing are two steps.
+    static CLOSING: Mutex<()> = Mutex::new(());
+    let _closing = CLOSING.lock();
     if connection.close_reason().is_some() {
         return;
     }

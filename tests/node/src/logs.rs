@@ -27,6 +27,13 @@ pub fn warnings_about(peer: SocketAddr) -> Vec<String> {
     matching(&wanted)
 }
 
+/// Forgets what was logged about an address: the machine gives the port of a connection that has ended to another.
+pub fn forget(peer: SocketAddr) {
+    collect();
+    let wanted = format!("peer={peer} ");
+    LINES.get().expect("collecting").lock().retain(|line| !line.contains(&wanted));
+}
+
 /// Warnings and errors that hold this text.
 #[must_use]
 pub fn matching(text: &str) -> Vec<String> {

@@ -17,7 +17,7 @@ use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarIn
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::soon;
+use crate::{logs, soon};
 
 /// A connection with its one stream.
 pub struct Raw {
@@ -95,6 +95,7 @@ impl Raw {
     }
 
     pub async fn connect_with(endpoint: Endpoint, config: quinn::ClientConfig, address: SocketAddr) -> Self {
+        logs::forget(endpoint.local_addr().expect("bound"));
         let connecting = endpoint.connect_with(config, address, "coda").expect("a good configuration");
         let connection = soon("a handshake", connecting).await.expect("connected");
         let (send, recv) = soon("a stream", connection.open_bi()).await.expect("a stream");
