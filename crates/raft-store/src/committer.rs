@@ -1,21 +1,25 @@
-//! The log in RocksDB: one thread per node writes for all groups, one batch and one sync at a time.
+//! The log in RocksDB: one writer at a time for all groups of a node, one batch and one sync.
 //!
-//! While it syncs, operations queue up and become the next batch. The write and the sync are two calls, because a
-//! synced write would hold RocksDB's write queue, and with it every `apply`, for as long as the disk takes.
+//! An operation that finds nobody writing, on a disk that was quick last time, is written by the thread that brought
+//! it: waking another thread, and being woken by it, would take half as long again as the sync. What comes meanwhile
+//! queues up for a thread of its own and becomes its next batch. See `docs/adr/0004-the-log-is-written-where-it-is-brought.md`.
+//!
+//! The write and the sync are two calls, because a synced write would hold RocksDB's write queue, and with it every
+//! `apply`, for as long as the disk takes.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coda_protocol::ids::GroupId;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rocksdb::{ReadOptions, WriteBatch, WriteOptions};
 
 use crate::db::Db;
@@ -26,6 +30,10 @@ use crate::store::StoreCounters;
 
 /// A batch is closed once it holds this many bytes; the rest waits for the next sync.
 const BATCH_BYTES_MAX: usize = 16 << 20;
+/// Larger operations go to the thread: they take long to write, whatever the disk.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+/// A disk whose last sync took longer may take much longer next time, and the runtime's threads have others to serve.
+const INLINE_SYNC_MAX: Duration = Duration::from_millis(1);
 
 const VOTE: u8 = 1;
 const COMMITTED: u8 = 2;
@@ -40,6 +48,9 @@ enum Job {
 pub(crate) struct RocksLog {
     db: Arc<Db>,
     jobs: Sender<Job>,
+    /// Jobs that were sent and are not written yet: nothing may overtake them.
+    queued: Arc<AtomicUsize>,
+    committer: Arc<Mutex<Committer>>,
     committed: Arc<Mutex<BTreeMap<GroupId, LogPoint>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     stopped: AtomicBool,
@@ -50,17 +61,22 @@ impl RocksLog {
     pub fn start(db: Arc<Db>, counters: Arc<StoreCounters>, sync_delay: Duration) -> Result<Self, StoreError> {
         let (jobs, queue) = channel();
         let committed = Arc::new(Mutex::new(BTreeMap::new()));
-        let committer = Committer { db: db.clone(), counters, committed: committed.clone(), sync_delay, failed: None };
+        let committer = Arc::new(Mutex::new(Committer {
+            db: db.clone(),
+            counters,
+            committed: committed.clone(),
+            sync_delay,
+            failed: None,
+            quick: sync_delay <= INLINE_SYNC_MAX,
+        }));
+        let queued = Arc::new(AtomicUsize::new(0));
+        let (shared, waiting) = (committer.clone(), queued.clone());
         let thread = std::thread::Builder::new()
             .name("coda-log".into())
-            .spawn(move || {
-                // Whoever waits for it would wait for ever.
-                if catch_unwind(AssertUnwindSafe(|| committer.run(&queue))).is_err() {
-                    stop_process("CODA4110 the log committer panicked");
-                }
-            })
+            .spawn(move || or_stop(|| run(&shared, &queue, &waiting)))
             .map_err(StoreError::io("starting the committer"))?;
-        Ok(Self { db, jobs, committed, thread: Mutex::new(Some(thread)), stopped: AtomicBool::new(false) })
+        let (thread, stopped) = (Mutex::new(Some(thread)), AtomicBool::new(false));
+        Ok(Self { db, jobs, queued, committer, committed, thread, stopped })
     }
 
     /// Writes what is queued and joins the thread. Later operations fail.
@@ -69,7 +85,20 @@ impl RocksLog {
         if let Some(thread) = self.thread.lock().take() {
             let _ = self.jobs.send(Job::Stop);
             let _ = thread.join();
+            // Whoever writes at this moment ends first.
+            drop(self.committer.lock());
         }
+    }
+
+    /// The right to write now, if nobody does, nothing waits, and it will not take long.
+    fn idle(&self, op: &LogOp) -> Option<MutexGuard<'_, Committer>> {
+        if op.bytes() > INLINE_BYTES_MAX {
+            return None;
+        }
+        let committer = self.committer.try_lock()?;
+        // Asked under the lock: what was sent before is either counted here or written already, and `stop` waits for it.
+        let free = self.queued.load(Ordering::Acquire) == 0 && !self.stopped.load(Ordering::Acquire);
+        (free && committer.quick).then_some(committer)
     }
 
     fn meta<T: serde::de::DeserializeOwned>(&self, group: GroupId, kind: u8) -> Result<Option<T>, StoreError> {
@@ -105,10 +134,17 @@ impl LogStore for RocksLog {
     }
 
     fn submit(&self, group: GroupId, op: LogOp, done: Done) {
+        if let Some(mut committer) = self.idle(&op) {
+            let mut batch = Batch::default();
+            batch.add(&self.db, group, op, done);
+            return or_stop(|| committer.commit(batch));
+        }
         if self.stopped.load(Ordering::Acquire) {
             return done(Err(StoreError::Closed.into()));
         }
+        self.queued.fetch_add(1, Ordering::AcqRel);
         if let Err(unsent) = self.jobs.send(Job::Op(group, op, done)) {
+            self.queued.fetch_sub(1, Ordering::AcqRel);
             let Job::Op(_, _, done) = unsent.0 else { return };
             done(Err(StoreError::Closed.into()));
         }
@@ -137,6 +173,37 @@ impl LogStore for RocksLog {
     }
 }
 
+/// Whoever waits for a writer that panicked would wait for ever.
+fn or_stop(write: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(write)).is_err() {
+        stop_process("CODA4110 the log committer panicked");
+    }
+}
+
+/// The thread's loop: whatever waits becomes one batch.
+fn run(committer: &Mutex<Committer>, queue: &Receiver<Job>, queued: &AtomicUsize) {
+    let mut stop = false;
+    while !stop {
+        let Ok(mut job) = queue.recv() else { return };
+        let mut committer = committer.lock();
+        let mut batch = Batch::default();
+        loop {
+            match job {
+                Job::Op(group, op, done) => batch.add(&committer.db, group, op, done),
+                Job::Stop => stop = true,
+            }
+            if stop || batch.bytes >= BATCH_BYTES_MAX {
+                break;
+            }
+            let Ok(next) = queue.try_recv() else { break };
+            job = next;
+        }
+        let written = batch.done.len();
+        committer.commit(batch);
+        queued.fetch_sub(written, Ordering::AcqRel);
+    }
+}
+
 struct Committer {
     db: Arc<Db>,
     counters: Arc<StoreCounters>,
@@ -144,23 +211,11 @@ struct Committer {
     sync_delay: Duration,
     /// Why the disk is given up on. A sync that failed once proves nothing when it succeeds later.
     failed: Option<String>,
+    /// The last sync was over soon.
+    quick: bool,
 }
 
 impl Committer {
-    fn run(mut self, queue: &Receiver<Job>) {
-        let mut stop = false;
-        while !stop {
-            let Ok(first) = queue.recv() else { return };
-            let mut batch = Batch::default();
-            stop = batch.add(&self.db, first);
-            while !stop && batch.bytes < BATCH_BYTES_MAX {
-                let Ok(next) = queue.try_recv() else { break };
-                stop = batch.add(&self.db, next);
-            }
-            self.commit(batch);
-        }
-    }
-
     fn commit(&mut self, mut batch: Batch) {
         for (group, committed) in std::mem::take(&mut *self.committed.lock()) {
             batch.rows.put_cf(self.db.meta(), meta_key(group, COMMITTED), encode_row(&committed));
@@ -187,10 +242,12 @@ impl Committer {
         }
     }
 
-    fn write(&self, rows: WriteBatch) -> Result<(), String> {
+    fn write(&mut self, rows: WriteBatch) -> Result<(), String> {
         let write = self.db.raw().write_opt(rows, &WriteOptions::default());
+        let started = Instant::now();
         let sync = write.and_then(|()| self.db.raw().flush_wal(true));
         self.delay();
+        self.quick = started.elapsed() <= INLINE_SYNC_MAX;
         self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
         sync.map_err(|error| {
             let why = error.into_string();
@@ -211,12 +268,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// Adds a job; true when it is the last one.
-    fn add(&mut self, db: &Db, job: Job) -> bool {
-        let (group, op, done) = match job {
-            Job::Op(group, op, done) => (group, op, done),
-            Job::Stop => return true,
-        };
+    fn add(&mut self, db: &Db, group: GroupId, op: LogOp, done: Done) {
         self.done.push(done);
         match op {
             LogOp::Append { first, records } => {
@@ -236,7 +288,6 @@ impl Batch {
             }
             LogOp::Vote(vote) => self.rows.put_cf(db.meta(), meta_key(group, VOTE), encode_row(&vote)),
         }
-        false
     }
 }
 

@@ -104,7 +104,7 @@ async fn one_life(seed: u64) {
     for number in 0..IMAGES_PER_LIFE {
         tokio::time::sleep(Duration::from_millis(random.random_range(0..40))).await;
         if random.random_bool(0.3) {
-            node.group.checkpoint().await.unwrap();
+            node.group.checkpoint();
         }
         // What is acknowledged by now is behind what the WAL holds by now.
         let before = acknowledged.lock().clone();

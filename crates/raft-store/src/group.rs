@@ -247,13 +247,10 @@ impl Group {
         self.0.options.group
     }
 
-    /// Makes the state durable now and lets go of the log before it, as happens by itself every
-    /// [`GroupOptions::checkpoint_log_bytes`].
-    ///
-    /// # Errors
-    /// [`ProposeError::ShuttingDown`] when the group has stopped.
-    pub async fn checkpoint(&self) -> Result<(), ProposeError> {
-        self.0.raft.trigger().snapshot().await.map_err(|fatal| ProposeError::fatal(&fatal))
+    /// Asks for the state to be made durable and the log before it to be let go, as happens by itself every
+    /// [`GroupOptions::checkpoint_log_bytes`]. [`GroupStatus::durable`] tells when.
+    pub fn checkpoint(&self) {
+        self.0.shared.checkpoint_due.notify_one();
     }
 
     /// Leaves elections and replication and waits until nothing of this group touches the store any more. Proposals

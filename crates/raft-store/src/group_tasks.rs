@@ -37,36 +37,33 @@ impl Drop for Tasks {
 
 /// Tells who leads, until openraft stops.
 pub(crate) async fn follow_leadership(raft: GroupRaft, leads: watch::Sender<Leadership>) {
-    let mut metrics = raft.metrics();
+    // Not `metrics`, which changes several times with every entry: each change would wake a thread.
+    let mut servers = raft.server_metrics();
     loop {
         let now = {
-            let metrics = metrics.borrow_and_update();
-            let failure = match &metrics.running_state {
-                Ok(()) | Err(Fatal::Stopped) => None,
-                Err(fatal) => Some(fatal.to_string()),
-            };
-            let running = metrics.running_state.is_ok();
-            Leadership {
-                term: metrics.current_term,
-                leader: metrics.current_leader.filter(|_| running).map(NodeId),
-                is_me: running && metrics.state.is_leader(),
-                failure,
-            }
+            let server = servers.borrow_and_update();
+            let leader = server.current_leader.map(NodeId);
+            Leadership { term: server.vote.leader_id().term, leader, is_me: server.state.is_leader(), failure: None }
         };
         leads.send_if_modified(|before| {
             let modified = *before != now;
             *before = now;
             modified
         });
-        if metrics.changed().await.is_err() {
-            leads.send_if_modified(|last| {
-                let modified = last.is_me || last.leader.is_some();
-                (last.is_me, last.leader) = (false, None);
-                modified
-            });
-            return;
+        if servers.changed().await.is_err() {
+            break;
         }
     }
+    // It has ended, and its last report says why.
+    let failure = match &raft.metrics().borrow_watched().running_state {
+        Ok(()) | Err(Fatal::Stopped) => None,
+        Err(fatal) => Some(fatal.to_string()),
+    };
+    leads.send_if_modified(|last| {
+        let modified = last.is_me || last.leader.is_some() || last.failure != failure;
+        (last.is_me, last.leader, last.failure) = (false, None, failure);
+        modified
+    });
 }
 
 /// Openraft goes on without its state machine when that panics, and its proposers wait for ever. Stops it instead.
@@ -76,19 +73,22 @@ pub(crate) async fn watch_state_machine(raft: GroupRaft, shared: Arc<Shared>) {
     let _ = raft.shutdown().await;
 }
 
-/// Makes the state durable whenever enough log has been applied, then lets go of the log before the checkpoint
-/// before it: what lies between is kept for followers that lag.
+/// Makes the state durable whenever it is asked to, then lets go of the log before the checkpoint before it: what lies
+/// between is kept for followers that lag.
 pub(crate) async fn keep_checkpoints(raft: GroupRaft, shared: Arc<Shared>) {
     let mut metrics = raft.metrics();
     let mut previous = metrics.borrow_and_update().snapshot;
+    // The metrics change with every entry: they are looked at only while there is something to see.
+    let mut under_way = false;
     loop {
         tokio::select! {
             () = shared.checkpoint_due.notified() => {
                 if raft.trigger().snapshot().await.is_err() {
                     return;
                 }
+                under_way = true;
             }
-            changed = metrics.changed() => {
+            changed = metrics.changed(), if under_way => {
                 if changed.is_err() {
                     return;
                 }
@@ -96,6 +96,7 @@ pub(crate) async fn keep_checkpoints(raft: GroupRaft, shared: Arc<Shared>) {
                 if done <= previous {
                     continue;
                 }
+                under_way = false;
                 if let Some(upto) = previous.replace(done.expect("greater than another"))
                     && raft.trigger().purge_log(upto.index()).await.is_err()
                 {

@@ -11,7 +11,7 @@ use coda_protocol::ids::GroupId;
 use crate::error::StoreError;
 pub use crate::rows::{LogPoint, VoteRow};
 
-/// Called once, from any thread, when an operation is durable or has failed for good.
+/// Called once, from any thread, the submitter's own too, when an operation is durable or has failed for good.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// One change of one group's log. Operations of a node take effect in the order they are submitted.
@@ -33,6 +33,17 @@ pub enum LogOp {
         upto: LogPoint,
     },
     Vote(VoteRow),
+}
+
+impl LogOp {
+    /// Bytes of its records.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Append { records, .. } => records.iter().map(Bytes::len).sum(),
+            Self::Truncate { .. } | Self::Purge { .. } | Self::Vote(_) => 0,
+        }
+    }
 }
 
 /// What a group finds when its node starts.
