@@ -4,19 +4,50 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use coda_protocol::ids::NodeId;
 use coda_protocol::limits::{
     CACHE_KEY_BYTES_MAX, ENTRY_BYTES_MAX, NAME_BYTES_MAX, SPAWN_BYTES_MAX, SPAWN_STEPS_MAX, SUBSCRIPTION_NAMES_MAX,
 };
 
+use crate::identity::IdentityFiles;
+
 /// How to start a node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
+    pub node: NodeId,
     /// Everything the node keeps lives here.
     pub data_dir: PathBuf,
     /// Where clients and workers connect. Port 0 takes a free one.
     pub listen: SocketAddr,
+    pub certificates: Certificates,
+    /// Only clients with a certificate of the cluster's authority are served.
+    pub require_client_certificate: bool,
     /// Added to every sync of the log: for benchmarks on disks that hide what a sync costs.
     pub sync_delay: Duration,
+}
+
+/// How a node proves who it is.
+#[derive(Clone, Debug)]
+pub enum Certificates {
+    /// By a set that it makes on its first start and keeps in its folder, with an authority of its own.
+    Own,
+    /// By files that people made, which are read again when they change.
+    Files(IdentityFiles),
+}
+
+impl NodeConfig {
+    /// A node for one machine.
+    #[must_use]
+    pub fn alone(data_dir: PathBuf, listen: SocketAddr) -> Self {
+        Self {
+            node: NodeId(1),
+            data_dir,
+            listen,
+            certificates: Certificates::Own,
+            require_client_certificate: false,
+            sync_delay: Duration::ZERO,
+        }
+    }
 }
 
 /// Client connections at once.

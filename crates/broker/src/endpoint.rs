@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream, TransportConfig, VarInt};
 use ractor::ActorRef;
+use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -19,10 +20,10 @@ use tracing::{debug, info, warn};
 
 use crate::config::{CONNECTIONS_MAX, HELLO_BYTES_MAX, HELLO_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE};
 use crate::connection;
+use crate::identity::{self, CurrentIdentity, NodeIdentity, PeerIdentity};
 use crate::messages::SupervisorMsg;
 use crate::router::Router;
 use crate::sessions::Sessions;
-use crate::tls::Identity;
 
 /// Bytes asked of the socket at once.
 pub const READ_BYTES: usize = 64 << 10;
@@ -49,20 +50,38 @@ pub enum EndpointError {
     Certificate(String),
 }
 
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Everyone,
+    /// Whoever has a certificate of the cluster's authority.
+    Certified,
+}
+
 /// Opens the endpoint.
 ///
 /// # Errors
 /// When the address is taken or the certificate cannot be used.
-pub fn open(address: SocketAddr, identity: Identity) -> Result<Endpoint, EndpointError> {
+pub fn open(address: SocketAddr, identity: &NodeIdentity, admission: Admission) -> Result<Endpoint, EndpointError> {
     let bind_error = |why| EndpointError::Bind { address, why };
     let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &identity.quic.reset)));
     // With both keys kept, a restarted node resets the connections of its predecessor at once.
     let key = identity.quic.connection_ids;
     config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(key)));
-    let server = server_config(identity)?;
+    let server = server_config(identity, admission)?;
     let socket = socket(address).map_err(bind_error)?;
     let runtime = quinn::default_runtime().expect("a node runs inside tokio");
     Endpoint::new(config, Some(server), socket, runtime).map_err(bind_error)
+}
+
+/// Serves new connections with the certificates of the moment. Those that are open stay as they are.
+pub async fn follow(endpoint: Endpoint, mut current: CurrentIdentity, admission: Admission) {
+    while let Some(identity) = current.next().await {
+        match server_config(&identity, admission) {
+            Ok(server) => endpoint.set_server_config(Some(server)),
+            Err(error) => warn!(code = "CODA4206", %error, "new certificates are refused, those in use stay"),
+        }
+    }
 }
 
 fn socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
@@ -74,15 +93,26 @@ fn socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
-fn server_config(identity: Identity) -> Result<quinn::ServerConfig, EndpointError> {
+fn server_config(identity: &NodeIdentity, admission: Admission) -> Result<quinn::ServerConfig, EndpointError> {
     let certificate = |error: &dyn std::fmt::Display| EndpointError::Certificate(error.to_string());
-    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| certificate(&error))?
-        .with_no_client_auth()
-        .with_single_cert(identity.chain, identity.key)
+        .map_err(|error| certificate(&error))?;
+    let builder = match admission {
+        Admission::Everyone => builder.with_no_client_auth(),
+        Admission::Certified => {
+            builder.with_client_cert_verifier(identity::clients_of(identity).map_err(|error| certificate(&error))?)
+        }
+    };
+    let mut tls = builder
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
         .map_err(|error| certificate(&error))?;
     tls.alpn_protocols = vec![ALPN_CLIENT.to_vec()];
+    if admission == Admission::Certified {
+        // A resumed connection shows no certificate: one that has expired meanwhile would go on being let in.
+        tls.send_tls13_tickets = 0;
+        tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    }
     // Commands must not be replayable.
     tls.max_early_data_size = 0;
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| certificate(&error))?;
@@ -113,8 +143,11 @@ pub async fn accept(endpoint: Endpoint, host: Host) {
         let host = host.clone();
         tokio::spawn(async move {
             let _place = place;
-            if let Ok(Ok(connection)) = timeout(HELLO_TIMEOUT, async { incoming.await }).await {
-                serve(connection, host).await;
+            let peer = incoming.remote_address();
+            match timeout(HELLO_TIMEOUT, async { incoming.await }).await {
+                Ok(Ok(connection)) => serve(connection, host).await,
+                Ok(Err(error)) => debug!(%peer, %error, "a handshake failed"),
+                Err(_) => {}
             }
         });
     }
@@ -123,6 +156,9 @@ pub async fn accept(endpoint: Endpoint, host: Host) {
 /// A connection from hello to end.
 async fn serve(connection: Connection, host: Host) {
     let peer = connection.remote_address();
+    if let Some(identity) = certified(&connection) {
+        debug!(%peer, %identity, "a client has shown its certificate");
+    }
     let Ok(heard) = timeout(HELLO_TIMEOUT, hear(&connection)).await else {
         warn!(%peer, "no hello in time, closing a connection");
         return connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"no hello in time");
@@ -141,6 +177,12 @@ async fn serve(connection: Connection, host: Host) {
             connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"no leader yet, try again");
         }
     }
+}
+
+/// Whose certificate the client has shown, where one was asked for.
+fn certified(connection: &Connection) -> Option<PeerIdentity> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    PeerIdentity::of(chain.first()?).ok()
 }
 
 /// Logs once, with the code that the peer sees too.

@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod identity;
 mod messages;
 pub mod node;
 
@@ -18,7 +19,6 @@ mod outbox;
 mod proposer;
 mod session;
 mod sessions;
-mod tls;
 
 // What leading a group means.
 mod describe;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use coda_protocol::ids::{GroupId, NodeId};
+use coda_protocol::ids::GroupId;
 use coda_raft_store::error::StoreError;
 use coda_raft_store::group::{Group, GroupOptions};
 use coda_raft_store::peers::NoPeers;
@@ -18,25 +18,25 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::clock::{Clock, SystemClock};
-pub use crate::config::NodeConfig;
+pub use crate::config::{Certificates, NodeConfig};
 use crate::config::SHUTDOWN_TIMEOUT;
-use crate::endpoint::{self, EndpointError, Host};
+use crate::endpoint::{self, Admission, EndpointError, Host};
+use crate::identity::{self, CurrentIdentity, IdentityError, QuicKeys, Reloader, Source};
 use crate::messages::SupervisorMsg;
 use crate::sessions::Sessions;
 use crate::supervisor::{Supervisor, SupervisorArgs};
-use crate::tls::{self, TlsError};
 
 /// The one data group of a node that runs alone.
 const GROUP: GroupId = GroupId(1);
-const NODE: NodeId = NodeId(1);
 
 /// A running node.
 pub struct Node {
     address: SocketAddr,
     ca_path: PathBuf,
-    client_json: PathBuf,
+    identity: CurrentIdentity,
     endpoint: quinn::Endpoint,
     accepting: JoinHandle<()>,
+    rotating: [JoinHandle<()>; 2],
     watching: JoinHandle<()>,
     supervisor: ActorRef<SupervisorMsg>,
     group: Group,
@@ -50,7 +50,7 @@ pub enum StartError {
     #[error("cannot use the folder {}: {why}", path.display())]
     Folder { path: PathBuf, why: std::io::Error },
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Identity(#[from] IdentityError),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
@@ -67,7 +67,7 @@ impl StartError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Folder { .. } => "CODA4201",
-            Self::Tls(_) => "CODA4202",
+            Self::Identity(error) => error.code(),
             Self::Endpoint(EndpointError::Bind { .. }) => "CODA4203",
             Self::Endpoint(EndpointError::Certificate(_)) => "CODA4206",
             Self::Store(error) => error.code(),
@@ -96,12 +96,13 @@ impl Node {
 
         // The store first: its lock keeps a second process out before anything is touched.
         let store = NodeStore::open(dir.join("db"), StoreOptions { sync_delay: config.sync_delay })?;
-        let identity = tls::load_or_make(&dir.join("certs"))?;
-        let ca_path = identity.ca_path.clone();
-        let endpoint = endpoint::open(config.listen, identity)?;
+        let Identified { identity, ca_path, reloading } = identify(&config, &clock)?;
+        let admission = if config.require_client_certificate { Admission::Certified } else { Admission::Everyone };
+        let endpoint = endpoint::open(config.listen, &identity.get(), admission)?;
+        let rotating = [reloading, tokio::spawn(endpoint::follow(endpoint.clone(), identity.clone(), admission))];
         let address = endpoint.local_addr().map_err(|why| EndpointError::Bind { address: config.listen, why })?;
 
-        let group = Group::start(store.clone(), GroupOptions::new(GROUP, NODE), Arc::new(NoPeers)).await?;
+        let group = Group::start(store.clone(), GroupOptions::new(GROUP, config.node), Arc::new(NoPeers)).await?;
         group.initialize_single().await.map_err(|error| StartError::Group(error.to_string()))?;
 
         let (incarnation, started) = (clock.now().0, clock.instant());
@@ -118,15 +119,27 @@ impl Node {
         };
         let (supervisor, supervising) = Actor::spawn(None, Supervisor, args).await?;
         let watching = tokio::spawn(watch_leadership(group.clone(), supervisor.clone(), supervising, failed_tell));
-        let host =
-            Host { node: NODE, incarnation, started, sessions, supervisor: supervisor.clone(), led: led_watch.clone() };
+        let node = config.node;
+        let host = Host { node, incarnation, started, sessions, supervisor: supervisor.clone(), led: led_watch.clone() };
         let accepting = tokio::spawn(endpoint::accept(endpoint.clone(), host));
 
-        let client_json = dir.join("client.json");
-        write_client_json(&client_json, address)
-            .map_err(|why| StartError::Folder { path: client_json.clone(), why })?;
-        let node =
-            Self { address, ca_path, client_json, endpoint, accepting, watching, supervisor, group, store, failed };
+        if let Certificates::Own = config.certificates {
+            let path = dir.join("client.json");
+            write_client_json(&path, address).map_err(|why| StartError::Folder { path, why })?;
+        }
+        let node = Self {
+            address,
+            ca_path,
+            identity,
+            endpoint,
+            accepting,
+            rotating,
+            watching,
+            supervisor,
+            group,
+            store,
+            failed,
+        };
         let mut led = led_watch;
         // Ready means ready: a client that connects now is served.
         let failed = tokio::select! {
@@ -152,10 +165,10 @@ impl Node {
         &self.ca_path
     }
 
-    /// Where clients in this folder find the node.
+    /// The certificates in use, for whoever serves or dials as this node.
     #[must_use]
-    pub fn client_json(&self) -> &Path {
-        &self.client_json
+    pub fn identity(&self) -> &CurrentIdentity {
+        &self.identity
     }
 
     /// Resolves if the node cannot go on; says why.
@@ -171,6 +184,7 @@ impl Node {
     pub async fn shutdown(self) {
         self.accepting.abort();
         self.watching.abort();
+        self.rotating.iter().for_each(JoinHandle::abort);
         if ractor::call!(self.supervisor, SupervisorMsg::Shutdown).is_err() {
             warn!("the supervisor was gone before the shutdown");
         }
@@ -188,6 +202,30 @@ impl Node {
             Err(error) => warn!(%error, "closing the store failed"),
         }
         info!("stopped");
+    }
+}
+
+struct Identified {
+    identity: CurrentIdentity,
+    ca_path: PathBuf,
+    /// Ends at once where nothing is ever replaced.
+    reloading: JoinHandle<()>,
+}
+
+/// Loads the node's certificates, or makes them, and begins to look after them.
+fn identify(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Identified, IdentityError> {
+    match &config.certificates {
+        Certificates::Own => {
+            let dir = config.data_dir.join("certs");
+            let identity = CurrentIdentity::fixed(identity::load_or_make(&dir, config.node)?);
+            Ok(Identified { identity, ca_path: dir.join("ca.pem"), reloading: tokio::spawn(async {}) })
+        }
+        Certificates::Files(files) => {
+            let quic = QuicKeys::keep(&config.data_dir.join("quic.key"))?;
+            let source = Source { files: files.clone(), node: config.node, quic, clock: clock.clone() };
+            let (reloader, identity) = Reloader::open(source)?;
+            Ok(Identified { identity, ca_path: files.ca.clone(), reloading: tokio::spawn(reloader.run()) })
+        }
     }
 }
 

@@ -175,13 +175,17 @@ fn exit_of(error: &ClientError) -> Exit {
         | E::Unreadable { .. }
         | E::BadClientFile { .. }
         | E::BadCa { .. }
+        | E::BadCertificate { .. }
         | E::BadSession { .. }
         | E::BadOptions { .. }
         | E::BadPayload { .. }
         | E::RequestTooLarge { .. } => Exit::Usage,
         E::NoNode { .. } | E::Closed | E::ClosedByNode { .. } | E::Deadline { last: Some(_), .. } => Exit::Unavailable,
         E::Deadline { last: None, .. } => Exit::Timeout,
-        E::Untrusted { .. } | E::UnexpectedReply { .. } | E::Socket { .. } | E::Protocol(_) => Exit::Failed,
+        E::Untrusted { .. }
+        | E::CertificateRequired { .. }
+        | E::CertificateRefused { .. }
+        | E::UnexpectedReply { .. } | E::Socket { .. } | E::Protocol(_) => Exit::Failed,
         E::Refused(reject) => exit_of_reject(reject),
     }
 }
@@ -212,6 +216,9 @@ fn help_for(error: &ClientError) -> Option<&'static str> {
         E::BadAddress { .. } => Some("correct --address or CODA_ADDRESS"),
         E::NoNode { .. } => Some("start one with `coda dev`, or name another with --address"),
         E::Untrusted { .. } => Some("pass that cluster's ca.pem with --ca or CODA_CA"),
+        E::CertificateRequired { .. } | E::CertificateRefused { .. } | E::BadCertificate { .. } => {
+            Some("`coda-admin cert client` makes one, `coda-admin cert show FILE` explains one")
+        }
         E::Deadline { last: None, .. } => Some("try again, or allow more with --timeout"),
         E::Deadline { last: Some(_), .. } | E::Closed | E::ClosedByNode { .. } => {
             Some("try again: repeating a request with the same --id is safe")

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::certificate::ClientCertificate;
 use crate::error::ClientError;
 use crate::options::ConnectOptions;
 
 const ADDRESS: &str = "CODA_ADDRESS";
 const CA: &str = "CODA_CA";
+const CERT: &str = "CODA_CERT";
+const KEY: &str = "CODA_KEY";
 const SESSION: &str = "CODA_SESSION";
 const CLIENT_FILE: &str = ".coda/client.json";
 
@@ -21,10 +24,11 @@ struct ClientFile {
 
 impl ConnectOptions {
     /// Reads `CODA_ADDRESS`, `CODA_CA` and `CODA_SESSION`, else the nearest `.coda/client.json` upward from the
-    /// current directory. A variable that is set wins over the file's field.
+    /// current directory. A variable that is set wins over the file's field. `CODA_CERT` and `CODA_KEY` name the
+    /// client's own certificate, where nodes ask for one.
     ///
     /// # Errors
-    /// `CODA4001` to `CODA4006`, each with what to do next.
+    /// `CODA4001` to `CODA4006` and `CODA4227`, each with what to do next.
     pub fn discover() -> Result<Self, ClientError> {
         let here = std::env::current_dir().unwrap_or_default();
         discover_in(&here, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
@@ -44,10 +48,18 @@ fn discover_in(here: &Path, env: impl Fn(&str) -> Option<String>) -> Result<Conn
     }
     let (Some(address), Some((ca, named_by))) = (address, ca) else { return Err(ClientError::NotConfigured) };
     let mut options = ConnectOptions::new(&address, read(&ca, &named_by)?)?;
+    options.certificate = certificate(&env)?;
     if let Some(value) = env(SESSION) {
         options.session = value.parse().map_err(|_| ClientError::BadSession { value })?;
     }
     Ok(options)
+}
+
+/// What `CODA_CERT` and `CODA_KEY` name.
+pub(crate) fn certificate(env: impl Fn(&str) -> Option<String>) -> Result<Option<ClientCertificate>, ClientError> {
+    let (cert, key) = (env(CERT), env(KEY));
+    let named = |path: &'_ Option<String>| path.as_deref().map(Path::new);
+    ClientCertificate::read(named(&cert).map(|path| (path, CERT)), named(&key).map(|path| (path, KEY)))
 }
 
 fn read_client_file(path: &Path) -> Result<ClientFile, ClientError> {
@@ -59,7 +71,7 @@ fn read_client_file(path: &Path) -> Result<ClientFile, ClientError> {
     serde_json::from_slice(&text).map_err(bad)
 }
 
-fn read(path: &Path, named_by: &str) -> Result<Vec<u8>, ClientError> {
+pub(crate) fn read(path: &Path, named_by: &str) -> Result<Vec<u8>, ClientError> {
     std::fs::read(path).map_err(|error| ClientError::Unreadable {
         path: path.display().to_string(),
         why: error.to_string(),
@@ -105,6 +117,22 @@ mod tests {
     }
 
     #[test]
+    fn the_environment_names_the_clients_own_certificate() {
+        let project = project();
+        let path = |name: &str| project.path().join(name).display().to_string();
+        std::fs::write(path("me.pem"), "certificate").unwrap();
+        std::fs::write(path("me.key"), "key").unwrap();
+        let options = discover_in(project.path(), |name| match name {
+            CERT => Some(path("me.pem")),
+            KEY => Some(path("me.key")),
+            _ => None,
+        });
+        let certificate = options.unwrap().certificate.unwrap();
+        assert_eq!((certificate.cert_pem.as_slice(), certificate.key_pem.as_slice()), (&b"certificate"[..], &b"key"[..]));
+        assert!(!format!("{certificate:?}").contains("key_pem"));
+    }
+
+    #[test]
     fn each_mistake_has_its_code() {
         let empty = tempfile::tempdir().unwrap();
         let code = |here: &Path, env: &dyn Fn(&str) -> Option<String>| discover_in(here, env).unwrap_err().code();
@@ -114,6 +142,10 @@ mod tests {
         assert_eq!(code(project.path(), &|name| (name == ADDRESS).then(|| "a:b".into())), "CODA4002");
         assert_eq!(code(project.path(), &|name| (name == CA).then(|| "/no/such".into())), "CODA4003");
         assert_eq!(code(project.path(), &|name| (name == SESSION).then(|| "me".into())), "CODA4006");
+        assert_eq!(code(project.path(), &|name| (name == CERT).then(|| "me.pem".into())), "CODA4227");
+        assert_eq!(code(project.path(), &|name| (name == KEY).then(|| "me.key".into())), "CODA4227");
+        let both = |name: &str| (name == CERT || name == KEY).then(|| "/no/such".into());
+        assert_eq!(code(project.path(), &both), "CODA4003");
         write_file(&project, "{");
         assert_eq!(code(project.path(), &|_| None), "CODA4004");
     }

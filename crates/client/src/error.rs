@@ -20,7 +20,7 @@ pub enum ClientError {
         "{path} is not a client file: {why}; it should read {{\"address\": \"127.0.0.1:4747\", \"ca\": \"certs/ca.pem\"}}"
     )]
     BadClientFile { path: String, why: String },
-    #[error("the CA is not usable: {why}; give the PEM file that `coda-admin certs` or `coda dev` wrote")]
+    #[error("the CA is not usable: {why}; give the PEM file that `coda-admin cert` or `coda dev` wrote")]
     BadCa { why: String },
     #[error("CODA_SESSION is `{value}`, which is not a UUID: unset it, a supervising parent sets it")]
     BadSession { value: String },
@@ -28,6 +28,14 @@ pub enum ClientError {
     NoNode { addresses: String, waited_ms: u64, last: String },
     #[error("the node at {address} is not trusted: {why}; use the CA certificate of that cluster")]
     Untrusted { address: String, why: String },
+    #[error(
+        "the node at {address} serves only clients that show a certificate: pass one of its cluster with --cert and --key, `cert` and `key`, or CODA_CERT and CODA_KEY"
+    )]
+    CertificateRequired { address: String },
+    #[error("the node at {address} refuses this client's certificate: {why}")]
+    CertificateRefused { address: String, why: String },
+    #[error("the client's certificate is not usable: {why}; give the files that `coda-admin cert client` wrote")]
+    BadCertificate { why: String },
     #[error("no answer within {ms} ms{}", last.as_ref().map(|last| format!("; last refusal: {last}")).unwrap_or_default())]
     Deadline { ms: u64, last: Option<Unavailable> },
     #[error("the link is closed: open another one")]
@@ -77,6 +85,9 @@ impl ClientError {
             Self::ClosedByNode { code, .. } => closed_by_node(*code),
             Self::Protocol(error) => error.code(),
             Self::Refused(reject) => reject.code(),
+            Self::CertificateRequired { .. } => "CODA4225",
+            Self::CertificateRefused { .. } => "CODA4226",
+            Self::BadCertificate { .. } => "CODA4227",
         }
     }
 

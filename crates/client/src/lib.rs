@@ -9,6 +9,7 @@
 //!    The Python SDK is written on these two.
 //! 3. [`Client`] and [`Worker`] are what Rust programs use.
 
+mod certificate;
 mod discover;
 mod error;
 mod options;
@@ -34,6 +35,7 @@ mod workflow;
 
 pub use coda_protocol as protocol;
 
+pub use certificate::ClientCertificate;
 pub use client::{Client, RunError, RunHandle, TaskHandle};
 pub use error::ClientError;
 pub use events::Events;

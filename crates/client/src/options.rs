@@ -6,6 +6,7 @@ use coda_protocol::ids::SessionId;
 use coda_protocol::limits::{REQUESTS_IN_FLIGHT_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
 use smol_str::SmolStr;
 
+use crate::certificate::ClientCertificate;
 use crate::error::ClientError;
 
 /// The port of a node's client endpoint when an address names none.
@@ -45,6 +46,8 @@ pub struct ConnectOptions {
     pub addresses: Vec<String>,
     /// The cluster's CA certificates. Nodes are verified against these alone, under the name `coda`.
     pub ca_pem: Vec<u8>,
+    /// Shown to nodes that ask for one. Read once: a program that has been given a new one is started again.
+    pub certificate: Option<ClientCertificate>,
     /// This process's identity across reconnects. Two live processes must never share one.
     pub session: SessionId,
     /// Program and version, for the node's logs and status.
@@ -62,6 +65,7 @@ impl ConnectOptions {
         Ok(Self {
             addresses: parse_addresses(addresses)?,
             ca_pem: ca_pem.into(),
+            certificate: None,
             session: SessionId::random(),
             agent: SmolStr::new_static(concat!("coda-rust/", env!("CARGO_PKG_VERSION"))),
             connect_timeout: Duration::from_millis(CONNECT_TIMEOUT_MS_DEFAULT),

@@ -15,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tracing::debug;
 
+use crate::certificate::ClientCertificate;
 use crate::error::ClientError;
 
 /// Every node's certificate carries this name, whatever its address.
@@ -62,8 +63,12 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    pub(crate) fn new(ca_pem: &[u8], hello: Hello) -> Result<Self, ClientError> {
-        let mut config = quinn::ClientConfig::new(Arc::new(tls(ca_pem)?));
+    pub(crate) fn new(
+        ca_pem: &[u8],
+        certificate: Option<&ClientCertificate>,
+        hello: Hello,
+    ) -> Result<Self, ClientError> {
+        let mut config = quinn::ClientConfig::new(Arc::new(tls(ca_pem, certificate)?));
         config.transport_config(Arc::new(transport()));
         Ok(Self { config, endpoints: Mutex::new([None, None]), hello })
     }
@@ -132,7 +137,7 @@ pub(crate) fn broken(address: &str, error: &ConnectionError) -> Broken {
             Broken::ForGood(ClientError::Untrusted { address: address.to_owned(), why: error.to_string() })
         }
         ConnectionError::ConnectionClosed(close) if is_tls(close.error_code) => {
-            Broken::ForGood(ClientError::Untrusted { address: address.to_owned(), why: close.to_string() })
+            Broken::ForGood(refused_by_node(address, close))
         }
         ConnectionError::TransportError(_)
         | ConnectionError::ConnectionClosed(_)
@@ -145,8 +150,25 @@ pub(crate) fn broken(address: &str, error: &ConnectionError) -> Broken {
 }
 
 /// QUIC carries a TLS alert as transport error 0x100 + alert.
+const TLS_ALERT: u64 = 0x100;
+
 fn is_tls(code: quinn::TransportErrorCode) -> bool {
-    (0x100..0x200).contains(&u64::from(code))
+    (TLS_ALERT..2 * TLS_ALERT).contains(&u64::from(code))
+}
+
+/// What the node's alert says about this side. Numbers are those of RFC 8446.
+fn refused_by_node(address: &str, close: &quinn::ConnectionClose) -> ClientError {
+    let address = address.to_owned();
+    let refused = |why: &str| ClientError::CertificateRefused { address: address.clone(), why: why.into() };
+    match u64::from(close.error_code) - TLS_ALERT {
+        116 => ClientError::CertificateRequired { address },
+        45 => refused("it has expired, or is not valid yet"),
+        48 | 51 => refused("no authority that the node trusts has signed it"),
+        49 => refused("it is not a client's or node's certificate of this cluster"),
+        43 => refused("it may not be used by a client"),
+        42 | 44 | 46 => refused(&close.to_string()),
+        _ => ClientError::Untrusted { address, why: close.to_string() },
+    }
 }
 
 async fn greet(connection: &Connection, hello: &Hello) -> Result<Wire, Broken> {
@@ -180,7 +202,7 @@ pub(crate) async fn read_more(recv: &mut RecvStream, buffer: &mut BytesMut) -> s
     tokio::io::AsyncReadExt::read_buf(recv, buffer).await
 }
 
-fn tls(ca_pem: &[u8]) -> Result<QuicClientConfig, ClientError> {
+fn tls(ca_pem: &[u8], certificate: Option<&ClientCertificate>) -> Result<QuicClientConfig, ClientError> {
     let bad = |error: &dyn std::fmt::Display| ClientError::BadCa { why: error.to_string() };
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem) {
@@ -191,11 +213,19 @@ fn tls(ca_pem: &[u8]) -> Result<QuicClientConfig, ClientError> {
     }
     // The provider is named here: with two in the build, rustls would panic rather than choose.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| bad(&error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(certificate) => {
+            let (chain, key) = certificate.parse()?;
+            // It compares the two.
+            let with = builder.with_client_auth_cert(chain, key);
+            with.map_err(|error| ClientError::BadCertificate { why: error.to_string() })?
+        }
+    };
     config.alpn_protocols = vec![ALPN_CLIENT.to_vec()];
     // Early data could be replayed by an attacker.
     config.enable_early_data = false;
