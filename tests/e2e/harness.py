@@ -291,6 +291,57 @@ class Node(Process):
         return coda.AsyncClient(self.address, self.ca, **options)
 
 
+class Service(Process):
+    """`coda serve` on a `node.toml`, with certificates that `coda-admin cert` has made in the project's folder.
+
+    `ca` holds the authority, `certs` the node's files, `ops` those of a client.
+    """
+
+    def __init__(self, project: Project, settings: str = "", name: str = "serve") -> None:
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.config = project.folder / "node.toml"
+        self.config.write_text(
+            f'[node]\nid = 1\ndata_dir = "data"\n\n[listen]\nclient = "{self.address}"\n\n'
+            f"[client]\nrequire_certificate = true\n{settings}"
+        )
+        super().__init__(project, name, [program("coda"), "serve", "--config", str(self.config)])
+        self.cert("ca", "--cluster-name", "e2e", "--out", "ca")
+        self.cert("node", "--ca", "ca", "--id", "1", "--out", "certs")
+        self.cert("client", "--ca", "ca", "--name", "ops", "--out", "ops")
+        #: What a client of this node has in its environment.
+        self.client_env = {
+            "CODA_ADDRESS": self.address,
+            **{
+                variable: str(project.folder / "ops" / file)
+                for variable, file in (("CODA_CA", "ca.pem"), ("CODA_CERT", "client.pem"), ("CODA_KEY", "client.key"))
+            },
+        }
+
+    def cert(self, *words: str) -> Done:
+        done = self.project.command("coda-admin", "cert", *words)
+        assert done.status == 0, done
+        return done
+
+    def start(self) -> Self:
+        """Returns when it has said that it is ready; what an earlier start said does not count."""
+        seen = self.out.stat().st_size if self.out.exists() else 0
+        self.spawn()
+        ready = f"coda is ready on {self.address}\n".encode()
+
+        def is_ready() -> bool:
+            assert self.runs, f"the node ended instead of starting\n{self.tail()}"
+            return self.out.read_bytes()[seen:].startswith(ready)
+
+        wait_for("the node to be ready", is_ready, explain=self.tail)
+        return self
+
+    def client(self, **options: Any) -> coda.Client:
+        folder = self.project.folder / "ops"
+        files = {"ca": folder / "ca.pem", "cert": folder / "client.pem", "key": folder / "client.key"}
+        return coda.Client(self.address, **{**files, **options})
+
+
 class Workers(Process):
     """`coda-worker MODULE`, whose children execute."""
 

@@ -8,7 +8,8 @@ Every block of Python or shell is run, or says why not. A comment before the blo
     <!-- fails: STATUS -->         is expected to end with this status
 
 In a `console` block, commands follow `$ `; other lines are what they print: they have to occur in this order; a line
-with an ellipsis stands for any. `coda dev` gets a free port, because the default one may be in use.
+with an ellipsis stands for any. `coda dev` gets a free port, because the default one may be in use, and wherever a page
+says the default address, that port is meant.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .harness import REPOSITORY, Process, Project, free_port, program, wait_for
 
 SHELLS = ("console", "bash", "sh", "shell")
 LANGUAGES = (*SHELLS, "python", "py")
+DEFAULT_ADDRESS = "127.0.0.1:4747"
 MARKS = ("not run", "file", "background", "fails")
 PATTERNS = (
     "README.md",
@@ -48,7 +50,7 @@ class Block:
 
 
 def blocks(page: str, text: str) -> list[Block]:
-    """The fenced blocks of the languages that can be run."""
+    """The fenced blocks that are files, or of the languages that can be run."""
     return list(_blocks(page, text.splitlines()))
 
 
@@ -66,7 +68,7 @@ def _blocks(page: str, lines: list[str]) -> Iterator[Block]:
             while at < len(lines) and lines[at].rstrip() != fence["ticks"]:
                 at += 1
             assert at < len(lines), f"{where}: the block does not end"
-            if fence["language"] in LANGUAGES:
+            if fence["language"] in LANGUAGES or "file" in marks:
                 yield Block(where, fence["language"], "\n".join(lines[start:at]) + "\n", marks)
             marks = {}
             at += 1
@@ -107,7 +109,8 @@ class Reader:
         self.project = project
         shim = project.folder / ".bin" / "coda"
         shim.parent.mkdir()
-        port = f'if [ "$1" = dev ]; then shift; set -- dev --port {free_port()} "$@"; fi'
+        self.port = free_port()
+        port = f'if [ "$1" = dev ]; then shift; set -- dev --port {self.port} "$@"; fi'
         shim.write_text(f'#!/bin/sh\n{port}\nexec {program("coda")} "$@"\n')
         shim.chmod(0o755)
         project.env["PATH"] = f"{shim.parent}:{project.env['PATH']}"
@@ -115,7 +118,7 @@ class Reader:
         project.env.pop("PYTHONPATH")
 
     def read(self, page: str, text: str) -> None:
-        for block in blocks(page, text):
+        for block in blocks(page, text.replace(DEFAULT_ADDRESS, f"127.0.0.1:{self.port}")):
             self._block(block)
 
     def _block(self, block: Block) -> None:
@@ -198,6 +201,16 @@ def double(n): return n * 2
 
 ```text
 never run
+```
+
+<!-- file: where.txt -->
+```text
+127.0.0.1:4747
+```
+
+```console
+$ coda queue list --address "$(cat where.txt)"
+…
 ```
 
 <!-- background: serving -->

@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::clock::{Clock, SystemClock};
-pub use crate::config::{Certificates, NodeConfig};
 use crate::config::SHUTDOWN_TIMEOUT;
+pub use crate::config::{Certificates, NodeConfig};
 use crate::endpoint::{self, Admission, EndpointError, Host};
 use crate::identity::{self, CurrentIdentity, IdentityError, QuicKeys, Reloader, Source};
 use crate::messages::SupervisorMsg;
@@ -120,7 +120,8 @@ impl Node {
         let (supervisor, supervising) = Actor::spawn(None, Supervisor, args).await?;
         let watching = tokio::spawn(watch_leadership(group.clone(), supervisor.clone(), supervising, failed_tell));
         let node = config.node;
-        let host = Host { node, incarnation, started, sessions, supervisor: supervisor.clone(), led: led_watch.clone() };
+        let host =
+            Host { node, incarnation, started, sessions, supervisor: supervisor.clone(), led: led_watch.clone() };
         let accepting = tokio::spawn(endpoint::accept(endpoint.clone(), host));
 
         if let Certificates::Own = config.certificates {

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use crate::args::Global;
 use crate::entry::{self, Ended};
 use crate::errors::Exit;
-use crate::{admin_node, queue};
+use crate::{admin_node, cert, config, queue};
 
 /// Operate Coda: see what nodes and queues do, and hold queues while you work on what they feed.
 #[derive(Parser, Debug)]
@@ -21,6 +21,8 @@ Examples:
   coda-admin node status                    version, groups and totals of the node that answers
   coda-admin queue pause emails             hand out nothing more; what runs goes on
   coda-admin queue list -o json             for scripts
+  coda-admin cert ca --out ca --cluster-name shop
+  coda-admin config check node.toml         what a node is told, and why
 
 Exit statuses are those of `coda`: see `coda help exit-codes`."
 )]
@@ -39,6 +41,12 @@ pub enum Command {
     /// See what a node does
     #[command(subcommand, visible_alias = "nodes")]
     Node(admin_node::NodeCommand),
+    /// Make and see certificates: of a cluster's authority, its nodes and its clients
+    #[command(subcommand, visible_alias = "certs")]
+    Cert(cert::CertCommand),
+    /// See what a node is told
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Print shell completions
     #[command(after_help = "\
 Examples:
@@ -57,6 +65,8 @@ fn dispatch(cli: Cli) -> Ended {
     match command {
         Command::Queue(command) => entry::on_this_thread(queue::admin(command, &global)),
         Command::Node(command) => entry::on_this_thread(admin_node::node(command, &global)),
+        Command::Cert(command) => cert::cert(command, &global),
+        Command::Config(command) => config::config(command, &global),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "coda-admin", &mut std::io::stdout());
             Ok(Exit::Ok)

@@ -16,6 +16,14 @@ pub struct Global {
     #[arg(long, global = true, env = "CODA_CA", hide_env_values = true, value_name = "FILE")]
     pub ca: Option<OsString>,
 
+    /// This program's own certificate, a PEM file, where nodes ask for one
+    #[arg(long, global = true, env = "CODA_CERT", hide_env_values = true, value_name = "FILE")]
+    pub cert: Option<OsString>,
+
+    /// Its key
+    #[arg(long, global = true, env = "CODA_KEY", hide_env_values = true, value_name = "FILE")]
+    pub key: Option<OsString>,
+
     /// Give up after this long, e.g. 500ms, 10s, 5m [default: 10s; no limit where a result is awaited]
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
@@ -51,6 +59,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = number.parse().map_err(|_| "write a whole number and a unit, such as 30s".to_owned())?;
     number.checked_mul(scale_ms).map(Duration::from_millis).ok_or_else(|| "that is too long".to_owned())
+}
+
+/// Reads `section.key=value`. Whether there is such a key is for the settings to say.
+pub fn parse_setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, such as log.level=debug")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]

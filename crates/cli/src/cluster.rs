@@ -1,9 +1,10 @@
 //! A command's connection to the cluster, and its deadline.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use coda_client::{ClientError, ConnectOptions, Link};
+use coda_client::{ClientCertificate, ClientError, ConnectOptions, Link};
 use coda_protocol::ids::SessionId;
 use coda_protocol::payload::WorkOutcome;
 use coda_protocol::reply::Reply;
@@ -83,10 +84,22 @@ pub fn options(global: &Global) -> Result<ConnectOptions, CliError> {
             found
         }
     };
+    options.certificate = certificate(global)?;
     // A command that a worker runs inherits the worker's CODA_SESSION, and must not pose as it.
     options.session = SessionId::random();
     options.agent = concat!("coda-cli/", env!("CARGO_PKG_VERSION")).into();
     Ok(options)
+}
+
+/// As for the CA, an empty variable is as good as none.
+fn certificate(global: &Global) -> Result<Option<ClientCertificate>, CliError> {
+    let cert = named(global.cert.as_ref()).map(|path| (path, "--cert or CODA_CERT"));
+    let key = named(global.key.as_ref()).map(|path| (path, "--key or CODA_KEY"));
+    Ok(ClientCertificate::read(cert, key)?)
+}
+
+fn named(path: Option<&OsString>) -> Option<&Path> {
+    path.filter(|path| !path.is_empty()).map(Path::new)
 }
 
 fn read_ca(path: &Path) -> Result<Vec<u8>, CliError> {

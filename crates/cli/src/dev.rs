@@ -9,14 +9,13 @@ use clap::Args;
 use crate::args::parse_duration;
 use crate::entry::{self, Ended};
 use crate::errors::{CliError, Exit};
-use crate::node::{Node, NodeConfig};
+use crate::node::NodeConfig;
 use crate::output;
-use crate::signals::Signals;
+use crate::service::{self, Stage};
+use crate::signals::{Reloads, Signals};
 
 /// The folder that clients look for from theirs upward.
 const DATA_DIR_DEFAULT: &str = ".coda";
-/// A start that takes longer says what it does.
-const STARTING_QUIETLY: Duration = Duration::from_secs(3);
 
 /// Start a node on this machine, for development
 #[derive(Args, Debug)]
@@ -58,7 +57,7 @@ impl DevArgs {
 
 /// `--address` says where clients find a node; whoever gives it to `coda dev` means `--listen`.
 pub fn address_is_for_clients() -> CliError {
-    CliError::new(Exit::Usage, "CODA4310", "--address is where clients connect; `coda dev` has no use for it")
+    CliError::new(Exit::Usage, "CODA4310", "--address is where clients connect; a node has no use for it")
         .help("say where the node listens with --listen 127.0.0.1:4747 or --port 4747")
 }
 
@@ -73,54 +72,28 @@ pub fn dev(args: &DevArgs) -> Ended {
         .map_err(|error| cannot("make a temporary folder", error))?;
     let folder = temporary.as_ref().map_or(args.data_dir.as_path(), |folder| folder.path());
     let data_dir = std::path::absolute(folder).map_err(|error| cannot("find the current folder", error))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| cannot("start a runtime", error))?;
-    let ended = runtime.block_on(serve(args, data_dir));
-    // After a second signal the shutdown may still be under way, and nobody waits for it.
-    runtime.shutdown_background();
-    ended
+    service::run(serve(args, data_dir))
 }
 
 async fn serve(args: &DevArgs, data_dir: PathBuf) -> Ended {
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let listen = args.listen();
     if !listen.ip().is_loopback() {
-        eprintln!("warning: everyone who reaches {listen} and has the CA file can use this node");
+        eprintln!("warning: everyone who reaches {listen} can use this node");
     }
-    let config = NodeConfig { data_dir: data_dir.clone(), listen, sync_delay: args.sync_delay };
-    let starting = async {
-        tokio::time::sleep(STARTING_QUIETLY).await;
-        eprintln!("coda is still starting: it reads what {} holds", data_dir.display());
-        std::future::pending::<Ended>().await
-    };
-    let node = tokio::select! {
-        node = Node::start(config) => node?,
-        exit = signals.next() => return Ok(exit),
-        ended = starting => return ended,
-    };
-    output::print(&greeting(node.address(), &data_dir, node.ca_path(), args.ephemeral))?;
-    let failure = tokio::select! {
-        why = node.failed() => Some(why),
-        _ = signals.next() => None,
-    };
-    if failure.is_none() {
-        eprintln!("coda is stopping; once more to stop at once");
-    }
-    // A task of its own: closing the store may block, and a second signal must be heard meanwhile.
-    let shutdown = tokio::spawn(node.shutdown());
-    tokio::select! {
-        _ = shutdown => {}
-        exit = signals.next() => return Ok(exit),
-    }
-    match failure {
-        Some(why) => Err(CliError::node_failed(&why)),
-        None => {
-            eprintln!("coda has stopped");
-            Ok(Exit::Ok)
+    let config = NodeConfig { sync_delay: args.sync_delay, ..NodeConfig::alone(data_dir.clone(), listen) };
+    let tell = |stage: Stage<'_>| {
+        match stage {
+            Stage::Starting => eprintln!("coda is still starting: it reads what {} holds", data_dir.display()),
+            Stage::Ready(node) => {
+                output::print(&greeting(node.address(), &data_dir, node.ca_path(), args.ephemeral))?;
+            }
+            Stage::Stopping => eprintln!("coda is stopping; once more to stop at once"),
+            Stage::Stopped => eprintln!("coda has stopped"),
         }
-    }
+        Ok(())
+    };
+    service::keep(config, signals, Reloads::none(), tell).await
 }
 
 /// The first line is for programs, the rest for the person who typed the command.

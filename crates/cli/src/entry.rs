@@ -54,10 +54,19 @@ pub fn log_if_asked() {
 }
 
 pub fn log(filter: &str) {
+    log_as(filter, false);
+}
+
+/// For people, or one JSON document per line for programs.
+pub fn log_as(filter: &str, is_json: bool) {
     use std::io::IsTerminal;
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .init();
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    if is_json {
+        log.json().init();
+    } else {
+        log.init();
+    }
 }

@@ -185,7 +185,9 @@ fn exit_of(error: &ClientError) -> Exit {
         E::Untrusted { .. }
         | E::CertificateRequired { .. }
         | E::CertificateRefused { .. }
-        | E::UnexpectedReply { .. } | E::Socket { .. } | E::Protocol(_) => Exit::Failed,
+        | E::UnexpectedReply { .. }
+        | E::Socket { .. }
+        | E::Protocol(_) => Exit::Failed,
         E::Refused(reject) => exit_of_reject(reject),
     }
 }

@@ -31,6 +31,7 @@ fn help_reads_as_agreed() {
     let user = |path: &[&str]| help(user::Cli::command(), path);
     expect("help/coda.txt", &user(&[]));
     expect("help/coda-dev.txt", &user(&["dev"]));
+    expect("help/coda-serve.txt", &user(&["serve"]));
     expect("help/coda-run.txt", &user(&["run"]));
     expect("help/coda-workflow-start.txt", &user(&["workflow", "start"]));
     expect("help/coda-workflow-result.txt", &user(&["workflow", "result"]));
@@ -40,6 +41,11 @@ fn help_reads_as_agreed() {
     expect("help/coda-admin.txt", &admin(&[]));
     expect("help/coda-admin-queue.txt", &admin(&["queue"]));
     expect("help/coda-admin-node-status.txt", &admin(&["node", "status"]));
+    expect("help/coda-admin-cert.txt", &admin(&["cert"]));
+    expect("help/coda-admin-cert-ca.txt", &admin(&["cert", "ca"]));
+    expect("help/coda-admin-cert-node.txt", &admin(&["cert", "node"]));
+    expect("help/coda-admin-cert-show.txt", &admin(&["cert", "show"]));
+    expect("help/coda-admin-config-check.txt", &admin(&["config", "check"]));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What people type: `coda` for users, `coda-admin` for operators.
 //!
-//! Presentation only: what a request does is decided behind the wire, and this crate links the broker for one reason,
-//! to start a node in `coda dev`. Standard output carries data and nothing else; everything said to a person goes to
+//! Presentation only: what a request does is decided behind the wire, and this crate links the broker for two reasons:
+//! to start a node in `coda dev` and `coda serve`, and for the certificates that nodes and clients show. Standard output carries data and nothing else; everything said to a person goes to
 //! standard error. Read in this order.
 
 pub mod admin;
@@ -12,7 +12,9 @@ mod entry;
 mod errors;
 
 mod admin_node;
+mod cert;
 mod cluster;
+mod config;
 mod input;
 mod queue;
 mod work;
@@ -20,6 +22,9 @@ mod work;
 mod dev;
 mod node;
 mod run;
+mod serve;
+mod service;
+mod settings;
 mod signals;
 
 mod output;

@@ -14,10 +14,19 @@ pub struct Signals {
 
 impl Signals {
     pub fn new() -> Result<Self, CliError> {
-        let listen =
-            |kind| signal(kind).map_err(|error| CliError::local_io(format!("cannot listen for signals: {error}")));
         let hangup = if is_ignored(SignalKind::hangup()) { None } else { Some(listen(SignalKind::hangup())?) };
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, hangup })
+    }
+
+    /// For a service, which has no terminal: SIGHUP asks it to read its files again.
+    pub fn of_a_service() -> Result<(Self, Reloads), CliError> {
+        let reloads = Reloads(Some(listen(SignalKind::hangup())?));
+        let signals = Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: None,
+        };
+        Ok((signals, reloads))
     }
 
     /// The next one, as the exit status of a program that it ends.
@@ -35,6 +44,27 @@ impl Signals {
         };
         Exit::Signal(kind.as_raw_value() as u8)
     }
+}
+
+/// SIGHUP, where it means to read files again.
+pub struct Reloads(Option<Signal>);
+
+impl Reloads {
+    /// Nobody asks.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    pub async fn next(&mut self) {
+        match &mut self.0 {
+            Some(hangup) => drop(hangup.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, CliError> {
+    signal(kind).map_err(|error| CliError::local_io(format!("cannot listen for signals: {error}")))
 }
 
 /// Whether whoever started this process had the signal ignored. Only Linux tells without `unsafe`.

@@ -27,6 +27,9 @@ How programs find Coda. The first that says something wins, for each of address 
   2. CODA_ADDRESS and CODA_CA in the environment
   3. the nearest .coda/client.json from the current folder upward, which `coda dev` writes
 
+Nodes may serve only clients that show a certificate: --cert FILE and --key FILE, or CODA_CERT and CODA_KEY.
+`coda-admin cert client` makes the two.
+
 So everything in a project where `coda dev` runs works without being told. Nodes prove who they are with a
 certificate of the cluster's own CA: no other CA is trusted.
 

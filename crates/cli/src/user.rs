@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use crate::args::Global;
 use crate::entry::{self, Ended};
 use crate::errors::{CliError, Exit};
-use crate::{dev, queue, run, topics, work};
+use crate::{dev, queue, run, serve, topics, work};
 
 /// Task queue and durable workflows: start a node, run workers, start work and see what it does.
 #[derive(Parser, Debug)]
@@ -21,6 +21,7 @@ use crate::{dev, queue, run, topics, work};
     after_help = "\
 Examples:
   coda dev                                              a node on this machine, data in ./.coda
+  coda serve --config node.toml                         a node as a service
   coda run -n 4 -- coda-worker shop.workflows           four supervised workers
   coda workflow start process_order --input '{\"order\": 7}' --wait
   coda queue describe default                           what waits, and why
@@ -37,6 +38,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     Dev(dev::DevArgs),
+    Serve(serve::ServeArgs),
     Run(run::RunArgs),
     /// Start workflows and see what their runs do
     #[command(subcommand, visible_alias = "workflows")]
@@ -65,19 +67,25 @@ Examples:
 
 pub fn main() -> ExitCode {
     let (cli, matches) = entry::parse::<Cli>(Cli::command());
-    if matches!(cli.command, Command::Dev(_)) && matches.value_source("address") == Some(ValueSource::CommandLine) {
+    if is_node(&cli.command) && matches.value_source("address") == Some(ValueSource::CommandLine) {
         return entry::finish(Err(dev::address_is_for_clients()));
     }
     entry::finish(dispatch(cli))
 }
 
+/// Nodes listen, and log as they are told by their own options.
+fn is_node(command: &Command) -> bool {
+    matches!(command, Command::Dev(_) | Command::Serve(_))
+}
+
 fn dispatch(cli: Cli) -> Ended {
     let Cli { global, command } = cli;
-    if !matches!(command, Command::Dev(_)) {
+    if !is_node(&command) {
         entry::log_if_asked();
     }
     match command {
         Command::Dev(args) => dev::dev(&args),
+        Command::Serve(args) => serve::serve(&args),
         Command::Run(args) => entry::on_this_thread(run::run(args, global)),
         Command::Workflow(command) => entry::on_this_thread(work::workflow(command, &global)),
         Command::Task(command) => entry::on_this_thread(work::task(command, &global)),

@@ -21,10 +21,7 @@ impl ClientCertificate {
     ///
     /// # Errors
     /// [`ClientError::Unreadable`], and [`ClientError::BadCertificate`] when one of the two is missing.
-    pub fn read(
-        cert: Option<(&Path, &str)>,
-        key: Option<(&Path, &str)>,
-    ) -> Result<Option<Self>, ClientError> {
+    pub fn read(cert: Option<(&Path, &str)>, key: Option<(&Path, &str)>) -> Result<Option<Self>, ClientError> {
         let alone = |(_, named_by): (&Path, &str), other: &str| ClientError::BadCertificate {
             why: format!("{named_by} was given without the {other} that belongs to it"),
         };

@@ -31,7 +31,7 @@ impl ConnectOptions {
     /// `CODA4001` to `CODA4006` and `CODA4227`, each with what to do next.
     pub fn discover() -> Result<Self, ClientError> {
         let here = std::env::current_dir().unwrap_or_default();
-        discover_in(&here, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        discover_in(&here, variable)
     }
 }
 
@@ -48,18 +48,32 @@ fn discover_in(here: &Path, env: impl Fn(&str) -> Option<String>) -> Result<Conn
     }
     let (Some(address), Some((ca, named_by))) = (address, ca) else { return Err(ClientError::NotConfigured) };
     let mut options = ConnectOptions::new(&address, read(&ca, &named_by)?)?;
-    options.certificate = certificate(&env)?;
+    options.certificate = ClientCertificate::in_env(&env)?;
     if let Some(value) = env(SESSION) {
         options.session = value.parse().map_err(|_| ClientError::BadSession { value })?;
     }
     Ok(options)
 }
 
-/// What `CODA_CERT` and `CODA_KEY` name.
-pub(crate) fn certificate(env: impl Fn(&str) -> Option<String>) -> Result<Option<ClientCertificate>, ClientError> {
-    let (cert, key) = (env(CERT), env(KEY));
-    let named = |path: &'_ Option<String>| path.as_deref().map(Path::new);
-    ClientCertificate::read(named(&cert).map(|path| (path, CERT)), named(&key).map(|path| (path, KEY)))
+impl ClientCertificate {
+    /// Reads the files that `CODA_CERT` and `CODA_KEY` name.
+    ///
+    /// # Errors
+    /// As [`ClientCertificate::read`].
+    pub fn from_env() -> Result<Option<Self>, ClientError> {
+        Self::in_env(variable)
+    }
+
+    fn in_env(env: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, ClientError> {
+        let (cert, key) = (env(CERT), env(KEY));
+        let cert = cert.as_deref().map(|path| (Path::new(path), CERT));
+        Self::read(cert, key.as_deref().map(|path| (Path::new(path), KEY)))
+    }
+}
+
+/// An empty variable is as good as none.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn read_client_file(path: &Path) -> Result<ClientFile, ClientError> {
@@ -128,7 +142,10 @@ mod tests {
             _ => None,
         });
         let certificate = options.unwrap().certificate.unwrap();
-        assert_eq!((certificate.cert_pem.as_slice(), certificate.key_pem.as_slice()), (&b"certificate"[..], &b"key"[..]));
+        assert_eq!(
+            (certificate.cert_pem.as_slice(), certificate.key_pem.as_slice()),
+            (&b"certificate"[..], &b"key"[..])
+        );
         assert!(!format!("{certificate:?}").contains("key_pem"));
     }
 

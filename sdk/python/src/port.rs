@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::fmt::Display;
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coda_client::protocol::ids::{LeaseId, SessionId};
 use coda_client::protocol::request::Request;
-use coda_client::{ClientError, ConnectOptions, Events, Link, Parcel, Served, WorkerLink, WorkerParcel};
+use coda_client::{
+    ClientCertificate, ClientError, ConnectOptions, Events, Link, Parcel, Served, WorkerLink, WorkerParcel,
+};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -68,7 +71,8 @@ enum End {
 impl Port {
     /// `served` makes it a worker's: a list of `(queue, [task], [workflow], task_slots, run_slots)`.
     #[new]
-    #[pyo3(signature = (address, ca, session, agent, connect_timeout, served=None))]
+    #[pyo3(signature = (address, ca, session, agent, connect_timeout, served=None, cert=None, key=None))]
+    #[allow(clippy::too_many_arguments, reason = "Python gives them by name")]
     fn new(
         address: Option<&str>,
         ca: Option<&str>,
@@ -76,6 +80,8 @@ impl Port {
         agent: &str,
         connect_timeout: f64,
         served: Option<&Bound<'_, PyList>>,
+        cert: Option<&str>,
+        key: Option<&str>,
     ) -> PyResult<Self> {
         let session = SessionId(requests::id_of(session)?);
         let served = served.map(|served| served.iter().map(|each| requests::served(&each)).collect()).transpose()?;
@@ -83,7 +89,7 @@ impl Port {
         let queues = [Queue::default(), Queue::default()];
         let shared = Arc::new(Shared { mailbox, line: Mutex::new(Line { end: End::Opening, queues }) });
         let runtime = runtime::handle().map_err(os_error)?;
-        match options(address, ca) {
+        match options(address, ca).and_then(|options| with_certificate(options, cert, key)) {
             Ok(mut options) => {
                 options.session = session;
                 options.agent = SmolStr::new(agent);
@@ -215,6 +221,22 @@ fn options(address: Option<&str>, ca: Option<&str>) -> Result<ConnectOptions, Cl
         Some(address) => ConnectOptions::new(&address, ca_pem),
         None => Ok(ConnectOptions { ca_pem, ..ConnectOptions::discover()? }),
     }
+}
+
+/// Neither argument: what the environment names.
+fn with_certificate(
+    mut options: ConnectOptions,
+    cert: Option<&str>,
+    key: Option<&str>,
+) -> Result<ConnectOptions, ClientError> {
+    options.certificate = match (cert, key) {
+        (None, None) => ClientCertificate::from_env()?,
+        (cert, key) => ClientCertificate::read(
+            cert.map(|path| (Path::new(path), "`cert`")),
+            key.map(|path| (Path::new(path), "`key`")),
+        )?,
+    };
+    Ok(options)
 }
 
 async fn open(shared: Arc<Shared>, options: ConnectOptions, served: Option<Vec<Served>>) {

@@ -56,7 +56,7 @@ impl TestNode {
 
     #[must_use]
     pub fn config(&self) -> NodeConfig {
-        NodeConfig { data_dir: self.dir.path().into(), listen: self.address, sync_delay: self.sync_delay }
+        NodeConfig { sync_delay: self.sync_delay, ..NodeConfig::alone(self.dir.path().into(), self.address) }
     }
 
     /// # Errors

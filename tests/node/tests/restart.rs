@@ -27,7 +27,7 @@ async fn a_folder_has_one_node() {
 async fn a_taken_address_says_so_and_leaves_the_folder_usable() {
     let node = TestNode::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let mut config = NodeConfig { data_dir: dir.path().into(), listen: node.address, sync_delay: Duration::ZERO };
+    let mut config = NodeConfig::alone(dir.path().into(), node.address);
     let Err(error) = Node::start(config.clone()).await else { panic!("two nodes at one address") };
     assert_eq!(error.code(), "CODA4203");
     assert!(error.to_string().contains(&node.address.to_string()), "{error}");

@@ -9,7 +9,6 @@ use rcgen::{
     SanType,
 };
 use rustls::pki_types::CertificateDer;
-use thiserror::Error;
 use time::{Duration, OffsetDateTime};
 
 use super::SERVER_NAME;
@@ -35,16 +34,12 @@ pub struct Lifetime {
     to: OffsetDateTime,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a certificate is valid for 1 to {DAYS_MAX} days")]
-pub struct LifetimeError;
-
 impl Lifetime {
     /// # Errors
-    /// For less than a day or more than a century.
-    pub fn days(now: Timestamp, days: u32) -> Result<Self, LifetimeError> {
+    /// `CODA4216` for less than a day or more than a century.
+    pub fn days(now: Timestamp, days: u32) -> Result<Self, IdentityError> {
         if !(1..=DAYS_MAX).contains(&days) {
-            return Err(LifetimeError);
+            return Err(IdentityError::BadInput { why: format!("a certificate is valid for 1 to {DAYS_MAX} days") });
         }
         let now = moment(now);
         Ok(Self { from: now - BACKDATE, to: now + Duration::days(days.into()) })
@@ -67,6 +62,7 @@ fn moment(at: Timestamp) -> OffsetDateTime {
 
 /// Who signs for a cluster.
 pub struct Authority {
+    name: ClusterName,
     cluster: ClusterId,
     pem: String,
     expires: Timestamp,
@@ -86,18 +82,18 @@ impl Authority {
     /// # Errors
     /// When the machine cannot make keys.
     pub fn found(name: &ClusterName, lifetime: Lifetime) -> Result<Self, IdentityError> {
-        Self::make(name, ClusterId::random(), lifetime)
+        Self::make(name.clone(), ClusterId::random(), lifetime)
     }
 
     /// Makes another authority of the same cluster, to take over from this one.
     ///
     /// # Errors
     /// As [`Authority::found`].
-    pub fn successor(&self, name: &ClusterName, lifetime: Lifetime) -> Result<Self, IdentityError> {
-        Self::make(name, self.cluster, lifetime)
+    pub fn successor(&self, lifetime: Lifetime) -> Result<Self, IdentityError> {
+        Self::make(self.name.clone(), self.cluster, lifetime)
     }
 
-    fn make(name: &ClusterName, cluster: ClusterId, lifetime: Lifetime) -> Result<Self, IdentityError> {
+    fn make(name: ClusterName, cluster: ClusterId, lifetime: Lifetime) -> Result<Self, IdentityError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name.as_str());
@@ -107,7 +103,7 @@ impl Authority {
         (params.not_before, params.not_after) = (lifetime.from, lifetime.to);
         let pem = params.self_signed(&key)?.pem();
         let expires = Timestamp(u64::try_from(lifetime.to.unix_timestamp()).unwrap_or(0) * 1_000);
-        Ok(Self { cluster, pem, expires, issuer: Issuer::new(params, key) })
+        Ok(Self { name, cluster, pem, expires, issuer: Issuer::new(params, key) })
     }
 
     /// Reads the authority in `dir`, with its key.
@@ -124,10 +120,9 @@ impl Authority {
         if !files::keys_match(&chain[..1], &key, &key_path)? {
             return Err(IdentityError::KeyMismatch { certificate: cert_path, key: key_path });
         }
-        let key = KeyPair::try_from(&key)?;
-        let issuer = Issuer::from_ca_cert_der(&chain[0], key)?;
+        let issuer = Issuer::from_ca_cert_der(&chain[0], KeyPair::try_from(&key)?)?;
         let pem = String::from_utf8_lossy(&files::read(&cert_path)?).into_owned();
-        Ok(Self { cluster, pem, expires: read.not_after, issuer })
+        Ok(Self { name: read.subject.parse()?, cluster, pem, expires: read.not_after, issuer })
     }
 
     #[must_use]
@@ -160,7 +155,7 @@ impl Authority {
     /// When there are too many hosts.
     pub fn node(&self, node: NodeId, hosts: &[Host], lifetime: Lifetime) -> Result<Issued, IdentityError> {
         if hosts.len() > HOSTS_MAX {
-            return Err(IdentityError::BadName { why: format!("a certificate names at most {HOSTS_MAX} hosts") });
+            return Err(IdentityError::BadInput { why: format!("a certificate names at most {HOSTS_MAX} hosts") });
         }
         let holder = Holder::Peer(PeerIdentity::Node { cluster: self.cluster, node });
         let mut names = vec![SanType::DnsName(SERVER_NAME.try_into()?), uri(&holder)?];

@@ -154,7 +154,13 @@ impl Certificate {
         // Without the extension a certificate may be used for anything.
         let allows = |server: bool| usage.is_none_or(|u| u.any || if server { u.server_auth } else { u.client_auth });
         Ok(Self {
-            subject: parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("").into(),
+            subject: parsed
+                .subject()
+                .iter_common_name()
+                .next()
+                .and_then(|name| name.as_str().ok())
+                .unwrap_or("")
+                .into(),
             holder,
             hosts,
             not_before: timestamp(parsed.validity().not_before.timestamp()),
@@ -191,14 +197,9 @@ fn timestamp(unix_s: i64) -> Timestamp {
 #[must_use]
 pub fn date(at: Timestamp) -> String {
     match OffsetDateTime::from_unix_timestamp(i64::try_from(at.0 / 1_000).unwrap_or(i64::MAX)) {
-        Ok(at) => format!(
-            "{}-{:02}-{:02} {:02}:{:02} UTC",
-            at.year(),
-            u8::from(at.month()),
-            at.day(),
-            at.hour(),
-            at.minute()
-        ),
+        Ok(at) => {
+            format!("{}-{:02}-{:02} {:02}:{:02} UTC", at.year(), u8::from(at.month()), at.day(), at.hour(), at.minute())
+        }
         Err(_) => "a time far away".into(),
     }
 }

@@ -168,11 +168,7 @@ fn add(roots: &mut RootCertStore, certificate: CertificateDer<'static>, path: &P
 }
 
 /// As clients will verify it, and as peers will.
-fn verify(
-    chain: &[CertificateDer<'static>],
-    roots: &Arc<RootCertStore>,
-    now: Timestamp,
-) -> Result<(), rustls::Error> {
+fn verify(chain: &[CertificateDer<'static>], roots: &Arc<RootCertStore>, now: Timestamp) -> Result<(), rustls::Error> {
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(now.0));
     let general = |error: rustls::client::VerifierBuilderError| rustls::Error::General(error.to_string());
     let (own, rest) = (&chain[0], &chain[1..]);

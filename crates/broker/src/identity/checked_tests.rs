@@ -183,7 +183,7 @@ fn an_authority_signs_for_its_own_cluster_only() {
     folder.replace(&other.node(NodeId(3), &[], days(365)).unwrap());
     assert_eq!(folder.refusal().0, "CODA4213");
     // Of the same cluster, but nobody trusts it yet.
-    let successor = folder.authority.successor(&"shop".parse().unwrap(), days(3_650)).unwrap();
+    let successor = folder.authority.successor(days(3_650)).unwrap();
     folder.replace(&successor.node(NodeId(3), &[], days(365)).unwrap());
     assert_eq!(folder.refusal().0, "CODA4214");
 }
@@ -191,7 +191,7 @@ fn an_authority_signs_for_its_own_cluster_only() {
 #[test]
 fn two_authorities_are_trusted_while_one_takes_over() {
     let folder = Folder::new();
-    let successor = folder.authority.successor(&"shop".parse().unwrap(), days(3_650)).unwrap();
+    let successor = folder.authority.successor(days(3_650)).unwrap();
     successor.save(&folder.path("next"), false).unwrap();
     let [old, new] = ["ca/ca.pem", "next/ca.pem"].map(|name| fs::read_to_string(folder.path(name)).unwrap());
     fs::write(folder.files().ca, format!("{old}{new}")).unwrap();
@@ -207,7 +207,7 @@ fn two_authorities_are_trusted_while_one_takes_over() {
 fn of_two_authorities_the_one_that_has_ended_is_not_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let old = Authority::found(&"shop".parse().unwrap(), days(10)).unwrap();
-    let new = old.successor(&"shop".parse().unwrap(), days(3_650)).unwrap();
+    let new = old.successor(days(3_650)).unwrap();
     old.save(&dir.path().join("old"), false).unwrap();
     new.save(&dir.path().join("new"), false).unwrap();
     let folder = Folder { dir, authority: new };
@@ -255,7 +255,7 @@ fn a_folder_that_trusts_another_cluster_is_left_alone() {
     let folder = Folder::new();
     let other = found("other").node(NodeId(3), &[], days(1)).unwrap();
     assert_eq!(other.save(&folder.path("node"), "node", true).unwrap_err().code(), "CODA4213");
-    let successor = folder.authority.successor(&"shop".parse().unwrap(), days(9)).unwrap();
+    let successor = folder.authority.successor(days(9)).unwrap();
     let issued = successor.node(NodeId(3), &[], days(1)).unwrap();
     assert_eq!(issued.save(&folder.path("node"), "node", true).unwrap_err().code(), "CODA4214");
     assert!(folder.load_as(3, NOW).is_ok());

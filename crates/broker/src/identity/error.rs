@@ -33,7 +33,7 @@ pub enum IdentityError {
     #[error("{} exists and is not overwritten", path.display())]
     Exists { path: PathBuf },
     #[error("{why}")]
-    BadName { why: String },
+    BadInput { why: String },
     #[error("{what} is not the certificate of a cluster's authority: {why}")]
     NotAuthority { what: String, why: String },
 }
@@ -53,7 +53,7 @@ impl IdentityError {
             Self::OtherCluster { .. } => "CODA4213",
             Self::OtherAuthority { .. } => "CODA4214",
             Self::Exists { .. } => "CODA4215",
-            Self::BadName { .. } => "CODA4216",
+            Self::BadInput { .. } => "CODA4216",
             Self::NotAuthority { .. } => "CODA4217",
         }
     }

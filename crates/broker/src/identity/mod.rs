@@ -30,7 +30,7 @@ mod verify;
 #[cfg(test)]
 mod checked_tests;
 
-pub use authority::{Authority, Issued, Lifetime, LifetimeError};
+pub use authority::{Authority, Issued, Lifetime};
 pub use certificate::{Certificate, Holder, PeerIdentity, date};
 pub use checked::{IdentityFiles, NodeIdentity, QuicKeys};
 pub use error::IdentityError;

@@ -94,7 +94,7 @@ fn name(text: &str, what: &str) -> Result<SmolStr, IdentityError> {
     let why = format!(
         "`{text}` is not {what}: use 1 to {NAME_BYTES_MAX} letters, digits, hyphens, underscores and full stops"
     );
-    Err(IdentityError::BadName { why })
+    Err(IdentityError::BadInput { why })
 }
 
 /// A host that a node's certificate names, beside [`super::SERVER_NAME`].
@@ -113,7 +113,7 @@ impl FromStr for Host {
         }
         match DnsName::try_from(text) {
             Ok(name) => Ok(Self::Name(name.as_ref().to_ascii_lowercase())),
-            Err(_) => Err(IdentityError::BadName {
+            Err(_) => Err(IdentityError::BadInput {
                 why: format!("`{text}` is not a host: write a DNS name or an IP address, without a port"),
             }),
         }

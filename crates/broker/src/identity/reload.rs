@@ -118,7 +118,7 @@ impl Reloader {
             // A file system that hangs must not hold a thread that serves connections.
             let source = self.source.clone();
             let Ok(seen) = tokio::task::spawn_blocking(move || look(&source.files)).await else { return };
-            let is_new = self.changes.on(seen) || asked;
+            let is_new = if asked { self.changes.read_now(seen) } else { self.changes.on(seen) };
             let again = self.refused.is_some_and(|(_, at)| self.source.clock.instant() >= at + RETRY);
             if is_new || again {
                 self.load(is_new).await;
@@ -221,6 +221,12 @@ impl Changes {
         Self { read, last: read }
     }
 
+    /// Somebody has asked: they are read however they look, and not once more for the same change.
+    fn read_now(&mut self, seen: Look) -> bool {
+        (self.read, self.last) = (seen, seen);
+        true
+    }
+
     /// Whether files are to be read that look like this.
     fn on(&mut self, seen: Look) -> bool {
         let settled = seen == self.last && seen != self.read;
@@ -248,6 +254,10 @@ mod tests {
         assert!(!changes.on(looks(2)), "it went on");
         assert!(changes.on(looks(2)));
         assert!(!changes.on(looks(2)), "read already, refused or not");
+        assert!(changes.read_now(looks(2)));
+        assert!(!changes.on(looks(3)));
+        assert!(changes.read_now(looks(3)));
+        assert!(!changes.on(looks(3)), "read already, by request");
         let gone = [None; 3];
         assert!(!changes.on(gone));
         assert!(changes.on(gone));

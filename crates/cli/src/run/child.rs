@@ -21,15 +21,16 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// `command` is not empty: clap requires it. `--address` and `--ca` are meant for the workers too.
+    /// `command` is not empty: clap requires it. What says how to connect is meant for the workers too.
     pub fn new(command: Vec<OsString>, global: &Global) -> Self {
         let mut command = command.into_iter();
         let address = global.address.as_ref().map(|address| ("CODA_ADDRESS", address.into()));
-        let ca = global.ca.as_ref().map(|ca| ("CODA_CA", ca.into()));
+        let file = |variable, file: &Option<OsString>| file.clone().map(|file| (variable, file));
+        let files = [file("CODA_CA", &global.ca), file("CODA_CERT", &global.cert), file("CODA_KEY", &global.key)];
         Self {
             program: command.next().unwrap_or_default(),
             arguments: command.collect(),
-            environment: address.into_iter().chain(ca).collect(),
+            environment: address.into_iter().chain(files.into_iter().flatten()).collect(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! From descriptions to text: one file per noun, each with its table and its JSON.
 
+pub mod cert;
+pub mod config;
 pub mod node;
 pub mod queue;
 pub mod run;

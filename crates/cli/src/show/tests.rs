@@ -1,5 +1,6 @@
 //! Rendering, from fixed descriptions to the last space.
 
+use coda_broker::identity::{Certificate, Holder, PeerIdentity};
 use coda_protocol::ids::{NodeId, RunId, TaskId, Timestamp, WorkKind};
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::reply::{
@@ -8,12 +9,14 @@ use coda_protocol::reply::{
 };
 use coda_protocol::request::StepKind;
 
-use super::{node, queue, run, task};
+use super::{cert, config, node, queue, run, task};
 use crate::args::Format;
 use crate::expect::expect;
 use crate::output::Screen;
+use crate::settings::Sources;
 
 const NOW: Timestamp = Timestamp(1_760_000_000_000);
+const DAY_MS: u64 = 24 * 3_600 * 1_000;
 
 fn screen(format: Format) -> Screen {
     Screen { format, colours: false, now: NOW }
@@ -176,4 +179,47 @@ fn colours_are_there_only_when_wanted() {
     let coloured = Screen { colours: true, ..screen(Format::Table) };
     assert!(queue::list(&queues, &coloured).contains("\u{1b}["));
     assert!(!queue::list(&queues, &screen(Format::Table)).contains('\u{1b}'));
+}
+
+fn certificate(days_left: u64) -> cert::Shown {
+    let cluster = "7f3d9c1e-52a4-4b0e-9f63-0d7a4e5b8c21".parse().unwrap();
+    let node = PeerIdentity::Node { cluster, node: NodeId(3) };
+    let certificate = Certificate {
+        subject: "coda node 3".into(),
+        holder: Some(Holder::Peer(node)),
+        hosts: vec!["coda".into(), "node-3.example".into()],
+        not_before: ago(DAY_MS),
+        not_after: Timestamp(NOW.0 + days_left * DAY_MS),
+        is_authority: false,
+        for_servers: true,
+        for_clients: true,
+    };
+    cert::Shown { certificate, key: cert::Key::Matches("certs/node.key".into()) }
+}
+
+#[test]
+fn certificates() {
+    let expired = || {
+        let mut shown = certificate(0);
+        (shown.certificate.not_after, shown.certificate.holder) = (ago(1), None);
+        shown.certificate.hosts.clear();
+        cert::Shown { key: cert::Key::NotThere, ..shown }
+    };
+    both("certificates", |screen| cert::list(&[certificate(364), expired()], screen));
+    assert_eq!(certificate(364).state(NOW), cert::State::Valid);
+    assert_eq!(certificate(0).state(NOW), cert::State::EndsSoon);
+    assert_eq!(expired().state(NOW), cert::State::Ended);
+    assert_eq!(certificate(1).state(ago(2 * DAY_MS)), cert::State::NotYet);
+}
+
+#[test]
+fn a_configuration() {
+    let sources = Sources {
+        file: None,
+        variables: vec![("CODA_NODE__ID".into(), "3".into()), ("CODA_LOG__FORMAT".into(), "json".into())],
+        options: vec![("--listen".into(), "listen.client".into(), "127.0.0.1:4747".into())],
+    };
+    let effective = sources.load().unwrap();
+    both("config", |screen| config::effective(&effective, screen));
+    both("config-keys", config::keys);
 }

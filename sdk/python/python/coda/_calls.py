@@ -46,9 +46,15 @@ _GOODBYE_SECONDS = 0.1
 _open_ports: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def open_port(address: str | None, ca: str | os.PathLike[str] | None, connect_timeout: float) -> Port:
-    ca = None if ca is None else os.fspath(ca)
-    port = Port(address, ca, new_id(), f"coda-python/{VERSION}", connect_timeout)
+def open_port(
+    address: str | None,
+    ca: str | os.PathLike[str] | None,
+    cert: str | os.PathLike[str] | None,
+    key: str | os.PathLike[str] | None,
+    connect_timeout: float,
+) -> Port:
+    ca, cert, key = (None if file is None else os.fspath(file) for file in (ca, cert, key))
+    port = Port(address, ca, new_id(), f"coda-python/{VERSION}", connect_timeout, cert=cert, key=key)
     _open_ports.add(port)
     return port
 

@@ -53,6 +53,8 @@ def serve(options: Options) -> int:
             source,
             address=options.address,
             ca=options.ca,
+            cert=options.cert,
+            key=options.key,
             queues=options.queues,
             concurrency=options.slots.concurrency,
             threads=options.slots.threads,

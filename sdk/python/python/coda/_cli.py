@@ -35,6 +35,7 @@ examples:
 The module is imported from the current directory. Every @coda.task and @coda.workflow that it and its
 imports define is served, from the queues that the decorators name. The cluster is found through
 --address and --ca, else CODA_ADDRESS and CODA_CA, else the nearest .coda/client.json (`coda dev`).
+Where nodes ask for a certificate: --cert and --key, else CODA_CERT and CODA_KEY.
 
 signals:
   SIGTERM, Ctrl-C   drain: take no new work, let tasks end for up to --drain-timeout seconds, hand the
@@ -60,6 +61,8 @@ class Options:
     slots: Slots
     address: str | None
     ca: str | None
+    cert: str | None
+    key: str | None
     reload: bool
     drain_timeout: float
     log_level: str
@@ -118,6 +121,8 @@ def parse(argv: Sequence[str]) -> Options:
     )
     parser.add_argument("--address", metavar="HOST:PORT", help="one or more nodes, separated by commas")
     parser.add_argument("--ca", metavar="FILE", help="the cluster's CA certificate, in PEM")
+    parser.add_argument("--cert", metavar="FILE", help="this worker's own certificate, where nodes ask for one")
+    parser.add_argument("--key", metavar="FILE", help="its key")
     parser.add_argument("--reload", action="store_true", help="start again when a source file changes (development)")
     parser.add_argument(
         "--drain-timeout",
@@ -140,6 +145,8 @@ def parse(argv: Sequence[str]) -> Options:
         slots=Slots(given.concurrency, given.threads, given.task_processes, given.runs),
         address=given.address,
         ca=given.ca,
+        cert=given.cert,
+        key=given.key,
         reload=given.reload,
         drain_timeout=given.drain_timeout,
         log_level=given.log_level,

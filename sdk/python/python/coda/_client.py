@@ -36,7 +36,8 @@ class Client:
     ...     print(run.id, run.result(timeout=60))
 
     Without arguments the cluster is found through CODA_ADDRESS and CODA_CA, or through the nearest
-    `.coda/client.json`, which `coda dev` writes. Threads may share a client; a forked child opens its own.
+    `.coda/client.json`, which `coda dev` writes. `cert` and `key` are this program's own certificate, for clusters that
+    ask for one; without them CODA_CERT and CODA_KEY. Threads may share a client; a forked child opens its own.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class Client:
         address: str | None = None,
         ca: str | os.PathLike[str] | None = None,
         *,
+        cert: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
         connect_timeout: float = 10.0,
         _open: Callable[[], PortLike] | None = None,
     ) -> None:
-        self._open = _open or (lambda: calls.open_port(address, ca, connect_timeout))
+        self._open = _open or (lambda: calls.open_port(address, ca, cert, key, connect_timeout))
         self._pid = os.getpid()
         #: Guards all below, and is told when an answer may have come.
         self._news = threading.Condition()

@@ -39,10 +39,12 @@ class AsyncClient:
         address: str | None = None,
         ca: str | os.PathLike[str] | None = None,
         *,
+        cert: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
         connect_timeout: float = 10.0,
         _open: Callable[[], PortLike] | None = None,
     ) -> None:
-        self._open = _open or (lambda: calls.open_port(address, ca, connect_timeout))
+        self._open = _open or (lambda: calls.open_port(address, ca, cert, key, connect_timeout))
         self._channel: Channel | None = None
         self._waits: Waits
         self._loop: asyncio.AbstractEventLoop

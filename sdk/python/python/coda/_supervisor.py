@@ -201,13 +201,15 @@ def _death(code: int) -> str:
 class Sessions:
     """Ends sessions of dead children through a connection of the supervisor's own."""
 
-    def __init__(self, address: str | None, ca: str | None) -> None:
-        self._address, self._ca = address, ca
+    def __init__(
+        self, address: str | None, ca: str | None, cert: str | None = None, key: str | None = None
+    ) -> None:
+        self._address, self._ca, self._cert, self._key = address, ca, cert, key
         self._client: AsyncClient | None = None
 
     async def end(self, session: bytes) -> None:
         if self._client is None:
-            self._client = AsyncClient(self._address, self._ca)
+            self._client = self._open()
         try:
             await self._client._ask(Call(END_SESSION, (session,), lambda _: None))
         except CodaError:
@@ -217,11 +219,14 @@ class Sessions:
 
     async def connect(self) -> None:
         """Ahead of need, so that the first death costs no handshake. A failure is the children's to report."""
-        self._client = AsyncClient(self._address, self._ca)
+        self._client = self._open()
         try:
             await self._client.__aenter__()
         except CodaError:
             await self.close()
+
+    def _open(self) -> AsyncClient:
+        return AsyncClient(self._address, self._ca, cert=self._cert, key=self._key)
 
     async def close(self) -> None:
         client, self._client = self._client, None
@@ -231,7 +236,7 @@ class Sessions:
 
 def supervise(command: Sequence[str], options: Options) -> int:
     async def run() -> int:
-        sessions = Sessions(options.address, options.ca)
+        sessions = Sessions(options.address, options.ca, options.cert, options.key)
         connecting = asyncio.create_task(sessions.connect())
         supervisor = Supervisor(command, options.processes, options.drain_timeout, sessions.end)
         try:

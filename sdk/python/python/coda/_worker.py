@@ -75,6 +75,8 @@ class Worker:
         *,
         address: str | None = None,
         ca: str | os.PathLike[str] | None = None,
+        cert: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
         queues: Collection[str] | None = None,
         concurrency: int = Slots.concurrency,
         threads: int = Slots.threads,
@@ -92,6 +94,8 @@ class Worker:
             raise ValueError(f"{self.app!r} has nothing to serve: decorate functions with @coda.task or @coda.workflow")
         self._address = address
         self._ca = None if ca is None else os.fspath(ca)
+        self._cert = None if cert is None else os.fspath(cert)
+        self._key = None if key is None else os.fspath(key)
         self._drain_timeout = drain_timeout
         self._park_after = park_after
         self._connect_timeout = connect_timeout
@@ -177,7 +181,8 @@ class Worker:
         served = [line.wire() for line in self.lines]
         agent = f"coda-python/{VERSION}"
         session = self._session or new_id()
-        return Port(self._address, self._ca, session, agent, self._connect_timeout, served)
+        files = {"cert": self._cert, "key": self._key}
+        return Port(self._address, self._ca, session, agent, self._connect_timeout, served, **files)
 
     async def _drain(self) -> None:
         log.info("draining: %d tasks and %d runs are in progress", len(self._held), len(self._runs))

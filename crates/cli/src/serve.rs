@@ -1,0 +1,126 @@
+//! `coda serve`: a node as a service, told by a file what it is.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tracing::{info, warn};
+
+use crate::args::parse_setting;
+use crate::entry::{self, Ended};
+use crate::node::{Certificates, Node, NodeConfig};
+use crate::output;
+use crate::service::{self, Stage};
+use crate::settings::{Settings, Sources};
+use crate::signals::Signals;
+
+/// Run a node as a service
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  coda serve --config /etc/coda/node.toml
+  coda serve --config node.toml --data-dir /srv/coda --set log.level=debug
+  CODA_NODE__ID=1 CODA_TLS__CA=/run/ca.pem coda serve     no file at all
+
+Settings come from the file, the environment (`listen.client` is CODA_LISTEN__CLIENT) and the command line; the
+later wins. `coda-admin config check` shows what holds and why, `coda-admin config keys` all that can be set.
+
+The first line on standard output is `coda is ready on HOST:PORT`, printed once the node answers; under systemd the
+unit is ready then too. SIGTERM or Ctrl-C stops it cleanly, a second one at once (exit status 130 or 143).
+Certificates are read again when their files change, and on SIGHUP.
+
+For now a node is a cluster of its own: settings for several nodes are refused.")]
+pub struct ServeArgs {
+    /// What the node is, in TOML
+    #[arg(long, value_name = "FILE", env = "CODA_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// Short for --set node.data_dir=FOLDER
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<String>,
+    /// Short for --set listen.client=ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Short for --set log.level=LEVEL
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Any setting of the file; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_setting)]
+    set: Vec<(String, String)>,
+}
+
+impl ServeArgs {
+    fn sources(&self) -> Sources {
+        let mut sources = Sources::new(self.config.as_deref());
+        sources.set(&self.set);
+        let options = [
+            ("--data-dir", "node.data_dir", &self.data_dir),
+            ("--listen", "listen.client", &self.listen),
+            ("--log-level", "log.level", &self.log_level),
+        ];
+        for (option, key, value) in options {
+            sources.options.extend(value.iter().map(|value| (option.to_owned(), key.to_owned(), value.clone())));
+        }
+        sources
+    }
+}
+
+pub fn serve(args: &ServeArgs) -> Ended {
+    let settings = Settings::of(&args.sources().load()?);
+    entry::log_as(&settings.log_level, settings.log_is_json);
+    service::run(keep(settings))
+}
+
+async fn keep(settings: Settings) -> Ended {
+    let (signals, reloads) = Signals::of_a_service()?;
+    if !settings.require_certificate && !settings.listen.ip().is_loopback() {
+        warn!(
+            listen = %settings.listen,
+            "everyone who reaches this address can use this node; `client.require_certificate` changes that"
+        );
+    }
+    let config = NodeConfig {
+        node: settings.node,
+        data_dir: settings.data_dir.clone(),
+        listen: settings.listen,
+        certificates: Certificates::Files(settings.certificates.clone()),
+        require_client_certificate: settings.require_certificate,
+        sync_delay: settings.sync_delay,
+    };
+    let mut tell = |stage: Stage<'_>| {
+        match stage {
+            Stage::Starting => info!(data = %settings.data_dir.display(), "still starting, reading the folder"),
+            Stage::Ready(node) => {
+                output::print(&greeting(node, &settings))?;
+                notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("ready")]);
+            }
+            Stage::Stopping => {
+                notify(&[sd_notify::NotifyState::Stopping, sd_notify::NotifyState::Status("stopping")]);
+                info!("stopping; a second signal stops it at once");
+            }
+            // The node has logged it.
+            Stage::Stopped => {}
+        }
+        Ok(())
+    };
+    service::keep(config, signals, reloads, &mut tell).await
+}
+
+/// Tells systemd, where it listens.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "systemd does not hear this node");
+    }
+}
+
+/// The first line is for programs.
+fn greeting(node: &Node, settings: &Settings) -> String {
+    let address = node.address();
+    let mut out = format!("coda is ready on {address}\n");
+    let reached = settings.advertise.as_ref().map(|advertise| format!("clients  {advertise}"));
+    let zone = settings.zone.as_ref().map(|zone| format!("zone     {zone}"));
+    let lines = [Some(format!("node     {}", settings.node.0)), zone, reached];
+    let data = format!("data     {}", settings.data_dir.display());
+    for line in lines.into_iter().flatten().chain([data]) {
+        out.push_str(&format!("  {line}\n"));
+    }
+    out
+}
