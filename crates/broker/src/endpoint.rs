@@ -146,11 +146,19 @@ pub async fn accept(endpoint: Endpoint, host: Host) {
             let peer = incoming.remote_address();
             match timeout(HELLO_TIMEOUT, async { incoming.await }).await {
                 Ok(Ok(connection)) => serve(connection, host).await,
+                Ok(Err(quinn::ConnectionError::TransportError(error))) if is_tls(error.code) => {
+                    info!(%peer, code = "CODA4226", %error, "refusing a client in its handshake");
+                }
                 Ok(Err(error)) => debug!(%peer, %error, "a handshake failed"),
                 Err(_) => {}
             }
         });
     }
+}
+
+/// QUIC carries a TLS alert as transport error 0x100 + alert.
+fn is_tls(code: quinn::TransportErrorCode) -> bool {
+    (0x100..0x200).contains(&u64::from(code))
 }
 
 /// A connection from hello to end.

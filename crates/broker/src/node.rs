@@ -22,7 +22,7 @@ use crate::config::SHUTDOWN_TIMEOUT;
 pub use crate::config::{Certificates, NodeConfig};
 use crate::endpoint::{self, Admission, EndpointError, Host};
 use crate::identity::{self, CurrentIdentity, IdentityError, QuicKeys, Reloader, Source};
-use crate::messages::SupervisorMsg;
+use crate::messages::{AbortOnDrop, SupervisorMsg};
 use crate::sessions::Sessions;
 use crate::supervisor::{Supervisor, SupervisorArgs};
 
@@ -36,7 +36,7 @@ pub struct Node {
     identity: CurrentIdentity,
     endpoint: quinn::Endpoint,
     accepting: JoinHandle<()>,
-    rotating: [JoinHandle<()>; 2],
+    rotating: [AbortOnDrop; 2],
     watching: JoinHandle<()>,
     supervisor: ActorRef<SupervisorMsg>,
     group: Group,
@@ -99,7 +99,8 @@ impl Node {
         let Identified { identity, ca_path, reloading } = identify(&config, &clock)?;
         let admission = if config.require_client_certificate { Admission::Certified } else { Admission::Everyone };
         let endpoint = endpoint::open(config.listen, &identity.get(), admission)?;
-        let rotating = [reloading, tokio::spawn(endpoint::follow(endpoint.clone(), identity.clone(), admission))];
+        let following = tokio::spawn(endpoint::follow(endpoint.clone(), identity.clone(), admission));
+        let rotating = [reloading, AbortOnDrop(following)];
         let address = endpoint.local_addr().map_err(|why| EndpointError::Bind { address: config.listen, why })?;
 
         let group = Group::start(store.clone(), GroupOptions::new(GROUP, config.node), Arc::new(NoPeers)).await?;
@@ -185,7 +186,8 @@ impl Node {
     pub async fn shutdown(self) {
         self.accepting.abort();
         self.watching.abort();
-        self.rotating.iter().for_each(JoinHandle::abort);
+        // It holds the endpoint, whose address a successor in this process may want.
+        drop(self.rotating);
         if ractor::call!(self.supervisor, SupervisorMsg::Shutdown).is_err() {
             warn!("the supervisor was gone before the shutdown");
         }
@@ -210,7 +212,7 @@ struct Identified {
     identity: CurrentIdentity,
     ca_path: PathBuf,
     /// Ends at once where nothing is ever replaced.
-    reloading: JoinHandle<()>,
+    reloading: AbortOnDrop,
 }
 
 /// Loads the node's certificates, or makes them, and begins to look after them.
@@ -219,13 +221,13 @@ fn identify(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Identified, I
         Certificates::Own => {
             let dir = config.data_dir.join("certs");
             let identity = CurrentIdentity::fixed(identity::load_or_make(&dir, config.node)?);
-            Ok(Identified { identity, ca_path: dir.join("ca.pem"), reloading: tokio::spawn(async {}) })
+            Ok(Identified { identity, ca_path: dir.join("ca.pem"), reloading: AbortOnDrop(tokio::spawn(async {})) })
         }
         Certificates::Files(files) => {
             let quic = QuicKeys::keep(&config.data_dir.join("quic.key"))?;
             let source = Source { files: files.clone(), node: config.node, quic, clock: clock.clone() };
             let (reloader, identity) = Reloader::open(source)?;
-            Ok(Identified { identity, ca_path: files.ca.clone(), reloading: tokio::spawn(reloader.run()) })
+            Ok(Identified { identity, ca_path: files.ca.clone(), reloading: AbortOnDrop(tokio::spawn(reloader.run())) })
         }
     }
 }

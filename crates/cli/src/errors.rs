@@ -132,8 +132,8 @@ pub fn one_line(failure: &Failure) -> String {
     printable(&if message.is_empty() { failure.kind.clone() } else { format!("{}: {message}", failure.kind) })
 }
 
-/// What a user's function said must not be able to command the terminal.
-fn printable(text: &str) -> String {
+/// What others said, in a failure or a certificate, must not be able to command the terminal.
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 

@@ -57,6 +57,21 @@ def test_mistakes_in_the_options_are_told_at_once(address: str, ca: Any, code: s
 
 
 @pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({"cert": "me.pem"}, "CODA4227"),
+        ({"key": "me.key"}, "CODA4227"),
+        ({"cert": "/no/such/file", "key": "/no/such/file"}, "CODA4003"),
+        ({"cert": __file__, "key": __file__}, "CODA4227"),
+        ({"cert": str(CA), "key": __file__}, "CODA4227"),
+    ],
+)
+def test_mistakes_in_the_certificate_are_told_at_once(files: dict[str, str], code: str) -> None:
+    link = Port(NOWHERE, str(CA), new_id(), "test", 1.0, **files)
+    assert events(link, 1)[0][:2] == (wire.OVER, code)
+
+
+@pytest.mark.parametrize(
     "request_",
     [
         (),

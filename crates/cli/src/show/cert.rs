@@ -8,6 +8,7 @@ use comfy_table::Cell;
 use serde_json::{Value, json};
 
 use crate::args::Format;
+use crate::errors::printable;
 use crate::output::{Fields, Screen, bad, document, good, span, warned};
 
 /// A certificate of a file.
@@ -56,10 +57,10 @@ fn table(shown: &Shown, screen: &Screen) -> String {
     let none = || "-".to_owned();
     let left = certificate.not_after.0.saturating_sub(screen.now.0);
     Fields::new(screen)
-        .with("SUBJECT", certificate.subject.as_str())
+        .with("SUBJECT", printable(&certificate.subject))
         .with("IDENTITY", certificate.holder.as_ref().map_or_else(none, ToString::to_string))
         .with("CLUSTER", certificate.holder.as_ref().map_or_else(none, |holder| holder.cluster().to_string()))
-        .with("HOSTS", if certificate.hosts.is_empty() { none() } else { certificate.hosts.join(", ") })
+        .with("HOSTS", if certificate.hosts.is_empty() { none() } else { printable(&certificate.hosts.join(", ")) })
         .with("VALID FROM", date(certificate.not_before))
         .with("EXPIRES", date(certificate.not_after))
         .with(

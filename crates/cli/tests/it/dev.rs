@@ -76,7 +76,7 @@ impl Drop for Running {
 fn command(folder: &Path, program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder).stdin(Stdio::null());
-    ["CODA_ADDRESS", "CODA_CA", "CODA_SESSION"].iter().for_each(|name| {
+    ["CODA_ADDRESS", "CODA_CA", "CODA_CERT", "CODA_KEY", "CODA_SESSION"].iter().for_each(|name| {
         command.env_remove(name);
     });
     command

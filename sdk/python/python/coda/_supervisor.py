@@ -201,9 +201,7 @@ def _death(code: int) -> str:
 class Sessions:
     """Ends sessions of dead children through a connection of the supervisor's own."""
 
-    def __init__(
-        self, address: str | None, ca: str | None, cert: str | None = None, key: str | None = None
-    ) -> None:
+    def __init__(self, address: str | None, ca: str | None, cert: str | None = None, key: str | None = None) -> None:
         self._address, self._ca, self._cert, self._key = address, ca, cert, key
         self._client: AsyncClient | None = None
 
