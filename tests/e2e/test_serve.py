@@ -151,8 +151,13 @@ def test_a_certificate_says_whose_it_is(project: Project) -> None:
     assert shown["uri"] == f"coda:node:{cluster['cluster']}:3"
     assert (shown["hosts"], shown["state"]) == (["coda", "a.example", "10.0.0.3"], "valid")
     assert (project.folder / "n3" / "ca.pem").read_text() == (project.folder / "ca" / "ca.pem").read_text()
-    other = project.command("coda-admin", "cert", "show", "n3/node.pem", "--key", "ops/client.key")
+    other = project.command("coda-admin", "cert", "show", "n3/node.pem", "ops/client.key")
     assert other.status == 1 and "does not match" in other.out and "error[CODA4210]" in other.err, other
+    # What connects a client says nothing about the files that are looked at.
+    elsewhere = {"CODA_CA": "nowhere", "CODA_CERT": "nowhere", "CODA_KEY": "nowhere"}
+    for words in (("show", "n3/node.pem"), ("node", "--ca", "ca", "--id", "4", "--out", "n4")):
+        done = project.command("coda-admin", "cert", *words, env=elsewhere)
+        assert done.status == 0 and "matches" in done.out, done
     soon = service.cert("client", "--ca", "ca", "--name", "brief", "--days", "1", "--out", "brief")
     assert "valid" in soon.out, soon
 

@@ -70,6 +70,7 @@ Examples:
 
 Writes node.pem, node.key and the cluster's ca.pem: what `coda serve` reads below certs/.")]
 pub struct NodeArgs {
+    // Of the same id and type as the option of all commands, whose place it takes here.
     /// The authority's folder
     #[arg(id = "ca", long = "ca", value_name = "FOLDER", required = true)]
     ca: OsString,
@@ -98,6 +99,7 @@ Examples:
 
 Writes client.pem, client.key and the cluster's ca.pem, for CODA_CERT, CODA_KEY and CODA_CA.")]
 pub struct ClientArgs {
+    // Of the same id and type as the option of all commands, whose place it takes here.
     /// The authority's folder
     #[arg(id = "ca", long = "ca", value_name = "FOLDER", required = true)]
     ca: OsString,
@@ -120,6 +122,7 @@ pub struct ClientArgs {
 #[command(after_help = "\
 Examples:
   coda-admin cert show node-3/node.pem
+  coda-admin cert show node.pem /run/secrets/node.key
   coda-admin cert show /etc/coda/certs/ca.pem -o json
 
 The exit status is 1 when one of them cannot be used now.")]
@@ -127,8 +130,8 @@ pub struct ShowArgs {
     /// A PEM file
     file: PathBuf,
     /// The first certificate's key, if it does not lie beside it under the same name
-    #[arg(id = "key", long = "key", value_name = "FILE")]
-    key: Option<OsString>,
+    #[arg(value_name = "KEY_FILE")]
+    key_file: Option<PathBuf>,
 }
 
 fn name<T: std::str::FromStr<Err = IdentityError>>(text: &str) -> Result<T, String> {
@@ -153,7 +156,7 @@ pub fn cert(command: CertCommand, global: &Global) -> Ended {
             let issued = authority.client(&args.name, lifetime(screen.now, args.days)?)?;
             save(&issued, &authority, &To::new(&args.out, args.force, args.days), CLIENT, &screen)
         }
-        CertCommand::Show(args) => show_file(&args.file, args.key.as_deref().map(Path::new), &screen),
+        CertCommand::Show(args) => show_file(&args.file, args.key_file.as_deref(), &screen),
     }
 }
 

@@ -87,7 +87,10 @@ fn may_read_the_clock(path: &str) -> bool {
     let is_test = ["/tests/", "/benches/", "/examples/"].iter().any(|part| path.contains(part))
         || path.ends_with("/tests.rs")
         || path.ends_with("_tests.rs");
-    is_test || path == CLOCK_FILE || path == DISK_WATCH_FILE || OUTSIDE_THE_CLUSTER.iter().any(|folder| path.starts_with(folder))
+    is_test
+        || path == CLOCK_FILE
+        || path == DISK_WATCH_FILE
+        || OUTSIDE_THE_CLUSTER.iter().any(|folder| path.starts_with(folder))
 }
 
 fn at(file: &File, line: usize) -> String {

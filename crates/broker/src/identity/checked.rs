@@ -65,6 +65,8 @@ impl QuicKeys {
 pub struct NodeIdentity {
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
+    /// Who is trusted, as certificates and as rustls wants them.
+    pub authorities: Vec<CertificateDer<'static>>,
     pub roots: Arc<RootCertStore>,
     /// None for a set that `coda dev` made before clusters had ids.
     pub cluster: Option<ClusterId>,
@@ -81,7 +83,8 @@ impl NodeIdentity {
     /// # Errors
     /// Each mistake has its code; see [`IdentityError`].
     pub fn load(files: &IdentityFiles, node: NodeId, quic: QuicKeys, now: Timestamp) -> Result<Self, IdentityError> {
-        let (roots, expected) = load_roots(&files.ca, now)?;
+        let Trusted { authorities, cluster: expected } = trusted(&files.ca, now)?;
+        let roots = Arc::new(store(&authorities, &files.ca)?);
         let chain = files::read_certificates(&files.cert)?;
         let what = files.cert.display().to_string();
         let read = Certificate::read(&chain[0], &what)?;
@@ -107,7 +110,6 @@ impl NodeIdentity {
         if !files::keys_match(&chain, &key, &files.key)? {
             return Err(IdentityError::KeyMismatch { certificate: files.cert.clone(), key: files.key.clone() });
         }
-        let roots = Arc::new(roots);
         verify(&chain, &roots, now).map_err(|error| match error {
             rustls::Error::InvalidCertificate(
                 rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature,
@@ -116,55 +118,62 @@ impl NodeIdentity {
         })?;
         warn_if_readable(&files.key);
         let (not_before, not_after) = (read.not_before, read.not_after);
-        Ok(Self { chain, key, roots, cluster: Some(expected), not_before, not_after, quic })
+        Ok(Self { chain, key, authorities, roots, cluster: Some(expected), not_before, not_after, quic })
     }
 
     /// Loads a set that the node has made itself.
-    pub(super) fn trusted(files: &IdentityFiles, quic: QuicKeys) -> Result<Self, IdentityError> {
+    pub(super) fn made(files: &IdentityFiles, quic: QuicKeys) -> Result<Self, IdentityError> {
         let chain = files::read_certificates(&files.cert)?;
         let key = files::read_key(&files.key)?;
-        let mut roots = RootCertStore::empty();
-        for certificate in files::read_certificates(&files.ca)? {
-            add(&mut roots, certificate, &files.ca)?;
-        }
+        let authorities = files::read_certificates(&files.ca)?;
+        let roots = Arc::new(store(&authorities, &files.ca)?);
         let read = Certificate::read(&chain[0], &files.cert.display().to_string())?;
         let (not_before, not_after) = (read.not_before, read.not_after);
         let cluster = read.holder.map(|holder| holder.cluster());
-        Ok(Self { chain, key, roots: Arc::new(roots), cluster, not_before, not_after, quic })
+        Ok(Self { chain, key, authorities, roots, cluster, not_before, not_after, quic })
     }
 }
 
-/// The trust bundle, and the one cluster whose authorities it holds.
-fn load_roots(path: &Path, now: Timestamp) -> Result<(RootCertStore, ClusterId), IdentityError> {
-    let mut roots = RootCertStore::empty();
-    let mut expected = None;
-    let mut expired = None;
+/// A trust bundle: the authorities that are valid now, all of one cluster.
+struct Trusted {
+    authorities: Vec<CertificateDer<'static>>,
+    cluster: ClusterId,
+}
+
+fn trusted(path: &Path, now: Timestamp) -> Result<Trusted, IdentityError> {
+    let what = path.display().to_string();
+    let mut authorities = Vec::new();
+    let (mut expected, mut untimely) = (None, None);
     for certificate in files::read_certificates(path)? {
-        let (cluster, read) = authority_of(&certificate, path)?;
-        let expected = *expected.get_or_insert(cluster);
-        if cluster != expected {
-            return Err(IdentityError::OtherCluster { what: path.display().to_string(), found: cluster, expected });
+        let (found, read) = authority_of(&certificate, path)?;
+        let expected = *expected.get_or_insert(found);
+        if found != expected {
+            return Err(IdentityError::OtherCluster { what, found, expected });
         }
         // TLS does not look at the dates of those it trusts. Of two, the one that has ended may still lie there.
-        match read.check_time(&path.display().to_string(), now) {
-            Ok(()) => add(&mut roots, certificate, path)?,
+        match read.check_time(&what, now) {
+            Ok(()) => authorities.push(certificate),
             Err(error) => {
-                warn!(path = %path.display(), ends = %date(read.not_after), "an authority is not valid now, and not trusted");
-                expired = Some(error);
+                warn!(path = %what, ends = %date(read.not_after), "an authority is not valid now, and not trusted");
+                untimely = Some(error);
             }
         }
     }
-    match (expected, expired) {
-        (Some(cluster), _) if !roots.is_empty() => Ok((roots, cluster)),
+    match (expected, untimely) {
+        (Some(cluster), _) if !authorities.is_empty() => Ok(Trusted { authorities, cluster }),
         (_, Some(error)) => Err(error),
-        (_, None) => Err(IdentityError::Malformed { what: path.display().to_string(), why: "it is empty".into() }),
+        (_, None) => Err(IdentityError::Malformed { what, why: "it is empty".into() }),
     }
 }
 
-fn add(roots: &mut RootCertStore, certificate: CertificateDer<'static>, path: &Path) -> Result<(), IdentityError> {
-    let malformed =
-        |error: rustls::Error| IdentityError::Malformed { what: path.display().to_string(), why: error.to_string() };
-    roots.add(certificate).map_err(malformed)
+fn store(authorities: &[CertificateDer<'static>], path: &Path) -> Result<RootCertStore, IdentityError> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots
+            .add(authority.clone())
+            .map_err(|error| IdentityError::Malformed { what: path.display().to_string(), why: error.to_string() })?;
+    }
+    Ok(roots)
 }
 
 /// As clients will verify it, and as peers will.

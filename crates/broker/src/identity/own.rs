@@ -29,7 +29,7 @@ pub fn load_or_make(dir: &Path, node: NodeId) -> Result<NodeIdentity, IdentityEr
     if !files.cert.exists() || !files.key.exists() {
         make(dir, node)?;
     }
-    NodeIdentity::trusted(&files, QuicKeys::keep(&dir.join(QUIC_KEYS))?)
+    NodeIdentity::made(&files, QuicKeys::keep(&dir.join(QUIC_KEYS))?)
 }
 
 fn make(dir: &Path, node: NodeId) -> Result<(), IdentityError> {
