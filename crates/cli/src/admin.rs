@@ -1,7 +1,5 @@
 //! `coda-admin`: what an operator types.
 
-use std::process::ExitCode;
-
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -54,7 +52,7 @@ Examples:
     Completions { shell: Shell },
 }
 
-pub fn main() -> ExitCode {
+pub fn main() -> ! {
     let (cli, _) = entry::parse::<Cli>(Cli::command());
     entry::log_if_asked();
     entry::finish(dispatch(cli))

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::future::Future;
-use std::process::ExitCode;
+use std::io::Write;
 
 use clap::{ArgMatches, ColorChoice, Command, FromArgMatches};
 
@@ -24,15 +24,16 @@ pub fn parse<T: FromArgMatches>(mut command: Command) -> (T, ArgMatches) {
     (parsed, matches)
 }
 
-/// Ends the program.
-pub fn finish(ended: Ended) -> ExitCode {
-    match ended {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            error.print();
-            error.exit.into()
-        }
-    }
+/// Ends the program, without the exit handlers of C++. A node that was told to end at once still has RocksDB's threads,
+/// and those abort the process when its static objects are destroyed under them.
+pub fn finish(ended: Ended) -> ! {
+    let exit = ended.unwrap_or_else(|error| {
+        error.print();
+        error.exit
+    });
+    // What cannot be written any more was told when it was printed.
+    let _ = std::io::stdout().flush();
+    signal_hook::low_level::exit(exit.status().into())
 }
 
 /// Runs a command on this thread alone. Enough for one connection, and what `coda run` needs: see `run::child`.

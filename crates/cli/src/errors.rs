@@ -7,7 +7,6 @@
 //! Codes of this crate are `CODA43xx`; all others come from the protocol, the client and the node.
 
 use std::fmt;
-use std::process::ExitCode;
 
 use coda_client::ClientError;
 use coda_protocol::payload::Failure;
@@ -40,12 +39,6 @@ impl Exit {
             Self::Timeout => 124,
             Self::Signal(number) => 128 + number,
         }
-    }
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        exit.status().into()
     }
 }
 

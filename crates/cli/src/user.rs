@@ -1,7 +1,5 @@
 //! `coda`: what a developer types. The command tree and nothing else; each group has its own file.
 
-use std::process::ExitCode;
-
 use clap::parser::ValueSource;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -65,10 +63,10 @@ Examples:
     },
 }
 
-pub fn main() -> ExitCode {
+pub fn main() -> ! {
     let (cli, matches) = entry::parse::<Cli>(Cli::command());
     if is_node(&cli.command) && matches.value_source("address") == Some(ValueSource::CommandLine) {
-        return entry::finish(Err(dev::address_is_for_clients()));
+        entry::finish(Err(dev::address_is_for_clients()));
     }
     entry::finish(dispatch(cli))
 }

@@ -1,5 +1,5 @@
 //! The operators' program. Everything is in the library, where it can be tested.
 
-fn main() -> std::process::ExitCode {
+fn main() {
     coda_cli::admin::main()
 }

@@ -189,7 +189,8 @@ fn a_second_signal_ends_the_node_at_once_and_loses_nothing() {
         signal(&project.node, number);
     }
     // Which of the two it sees first is chance.
-    assert!(matches!(ended(&mut project.node).code(), Some(130 | 143)));
+    let end = ended(&mut project.node);
+    assert!(matches!(end.code(), Some(130 | 143)), "{end:?}: {:?}", lines(&project.path().join("dev.err")));
     project.node = dev(project.path(), &["--port", "0"]);
     assert_eq!(project.json(CODA, &["workflow", "describe", &run])["state"], "ready");
 }
