@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use coda_protocol::ids::NodeId;
 use coda_protocol::limits::{
-    CACHE_KEY_BYTES_MAX, ENTRY_BYTES_MAX, NAME_BYTES_MAX, SPAWN_BYTES_MAX, SPAWN_STEPS_MAX, SUBSCRIPTION_NAMES_MAX,
+    CACHE_KEY_BYTES_MAX, NAME_BYTES_MAX, PROPOSER_ENTRY_BYTES_MAX, SPAWN_BYTES_MAX, SPAWN_STEPS_MAX,
+    SUBSCRIPTION_NAMES_MAX,
 };
 
 use crate::identity::IdentityFiles;
@@ -92,5 +93,5 @@ const _: () = assert!(2 * SUBSCRIPTION_NAMES_MAX * (NAME_BYTES_MAX + 64) < GRANT
 /// So must the largest command, a full `Spawn`, beside the grants.
 const _: () = assert!(
     SPAWN_BYTES_MAX + SPAWN_STEPS_MAX * (CACHE_KEY_BYTES_MAX + 2 * NAME_BYTES_MAX + 256) + GRANT_BYTES_PER_ENTRY_MAX
-        < ENTRY_BYTES_MAX
+        < PROPOSER_ENTRY_BYTES_MAX
 );

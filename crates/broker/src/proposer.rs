@@ -13,7 +13,7 @@ use coda_engine::effect::Effect;
 use coda_engine::entry::{Applied, Entry};
 use coda_protocol::frame::Frame;
 use coda_protocol::ids::{Name, Position, SessionId, Work};
-use coda_protocol::limits::{COMMANDS_PER_ENTRY_MAX, ENTRY_BYTES_MAX, PROPOSER_QUEUE_MAX};
+use coda_protocol::limits::{COMMANDS_PER_ENTRY_MAX, PROPOSER_ENTRY_BYTES_MAX, PROPOSER_QUEUE_MAX};
 use coda_protocol::payload::outcome_bytes;
 use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::{Answer, Reply};
@@ -68,7 +68,7 @@ impl ReplyTo {
 }
 
 /// What an entry has room for beside its grants.
-const COMMAND_BYTES_PER_ENTRY_MAX: usize = ENTRY_BYTES_MAX - GRANT_BYTES_PER_ENTRY_MAX;
+const COMMAND_BYTES_PER_ENTRY_MAX: usize = PROPOSER_ENTRY_BYTES_MAX - GRANT_BYTES_PER_ENTRY_MAX;
 
 enum Ask {
     Command(Command, ReplyTo, usize),

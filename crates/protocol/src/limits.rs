@@ -46,8 +46,8 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 16_384;
 
 /// Most commands in one log entry; a `Spawn` counts once.
 pub const COMMANDS_PER_ENTRY_MAX: usize = 512;
-/// A proposer closes an entry once it holds this many bytes.
-pub const ENTRY_BYTES_MAX: usize = 8 << 20;
+/// A proposer closes an entry once its commands and grants have this many bytes. The log takes more: see raft-store.
+pub const PROPOSER_ENTRY_BYTES_MAX: usize = 8 << 20;
 /// Most leases granted by one log entry. Fits the 16 bits a lease id has for it.
 pub const LEASES_PER_ENTRY_MAX: usize = 1_024;
 /// An entry grants no further lease once the leased payloads reach this many bytes.
@@ -92,6 +92,6 @@ pub const LIST_FAILURE_BYTES_MAX: usize = 256 << 10;
 const _: () = assert!(PAYLOAD_BYTES_MAX + FAILURE_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(LEASES_PER_ENTRY_MAX < 1 << 16);
 const _: () = assert!(COMMANDS_PER_ENTRY_MAX * SPAWN_STEPS_MAX < 1 << 28);
-const _: () = assert!(SPAWN_BYTES_MAX <= ENTRY_BYTES_MAX);
+const _: () = assert!(SPAWN_BYTES_MAX <= PROPOSER_ENTRY_BYTES_MAX);
 const _: () = assert!(FRAME_INLINE_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(PRIORITY_DEFAULT <= PRIORITY_MAX);

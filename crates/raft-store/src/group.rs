@@ -27,11 +27,13 @@ use crate::store::NodeStore;
 use crate::types::{LogId, Proposal, Types, log_point};
 use crate::view::StateView;
 
-/// Largest encoded entry: well below what the decoder allows, so that no node ever refuses to read its own log.
-pub const ENTRY_BYTES_MAX: usize = 32 << 20;
-const _: () =
-    assert!(coda_protocol::limits::ENTRY_BYTES_MAX + coda_protocol::limits::FRAME_BYTES_MAX <= ENTRY_BYTES_MAX);
-const _: () = assert!(2 * ENTRY_BYTES_MAX <= coda_protocol::codec::DECODE_BYTES_MAX);
+/// Largest encoded entry that the log takes: above what a proposer makes of many commands, or of one large one, and well
+/// below what the decoder allows, so that no node ever refuses to read its own log.
+pub const LOG_ENTRY_BYTES_MAX: usize = 32 << 20;
+const _: () = assert!(
+    coda_protocol::limits::PROPOSER_ENTRY_BYTES_MAX + coda_protocol::limits::FRAME_BYTES_MAX <= LOG_ENTRY_BYTES_MAX
+);
+const _: () = assert!(2 * LOG_ENTRY_BYTES_MAX <= coda_protocol::codec::DECODE_BYTES_MAX);
 
 pub(crate) type GroupRaft = Raft<Types, StateMachine>;
 type WriteResult = Result<ClientWriteResponse<Types>, RaftError<Types, ClientWriteError<Types>>>;
@@ -153,8 +155,8 @@ impl Group {
     pub async fn propose(&self, entry: Entry) -> Result<Committed, ProposeError> {
         let proposal = Proposal::new(entry);
         let bytes = proposal.bytes().len();
-        if bytes > ENTRY_BYTES_MAX {
-            return Err(ProposeError::EntryTooLarge { bytes, bytes_max: ENTRY_BYTES_MAX });
+        if bytes > LOG_ENTRY_BYTES_MAX {
+            return Err(ProposeError::EntryTooLarge { bytes, bytes_max: LOG_ENTRY_BYTES_MAX });
         }
         self.committed(self.0.raft.client_write(proposal).await)
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use coda_engine::apply::apply;
 use coda_engine::kv::MemKv;
 use coda_protocol::ids::{GroupId, NodeId};
-use coda_raft_store::group::{ENTRY_BYTES_MAX, Group, GroupOptions, ProposeError};
+use coda_raft_store::group::{Group, GroupOptions, LOG_ENTRY_BYTES_MAX, ProposeError};
 use coda_raft_store::peers::NoPeers;
 use coda_raft_store::store::{NodeStore, StoreError, StoreOptions};
 use common::{GROUP, Node, RandomEntries, rows_of, submit, submit_bytes, tasks_of};
@@ -108,7 +108,7 @@ async fn the_log_is_let_go_only_below_what_is_on_disk() {
 async fn an_entry_that_would_not_fit_is_refused_before_it_is_in_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dir.path()).await;
-    let result = node.group.propose(submit_bytes(0..1, ENTRY_BYTES_MAX)).await;
+    let result = node.group.propose(submit_bytes(0..1, LOG_ENTRY_BYTES_MAX)).await;
     assert!(matches!(result, Err(ProposeError::EntryTooLarge { .. })), "{result:?}");
     node.group.propose(submit_bytes(1..2, 4 << 20)).await.unwrap();
     node.stop().await;
