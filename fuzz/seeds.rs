@@ -14,7 +14,7 @@ use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::push::{MemoPage, Push, RunLease, StepEnded, TaskLease};
 use coda_protocol::reject::{Reject, Unavailable};
-use coda_protocol::reply::{Answer, Reply, StepState};
+use coda_protocol::reply::{Answer, QueueCursor, Reply, StepState};
 use coda_protocol::request::{
     CompleteRun, CompleteTask, Credit, ParkRun, RecordStep, Release, Request, Resume, Spawn, SpawnStep, StartRun,
     StepKey, StepKind, SubmitTask, Subscribe,
@@ -154,6 +154,13 @@ fn requests() -> Vec<Request> {
         Request::DescribeRun(RUN),
         Request::DescribeTask(TASK),
         Request::DescribeNode,
+        Request::ListQueuesFrom(None),
+        Request::ListQueuesFrom(Some(QueueCursor::Lane {
+            queue: "a".into(),
+            kind: WorkKind::Run,
+            name: "b".into(),
+        })),
+        Request::DescribeLanes("a".into()),
     ]
 }
 
@@ -205,6 +212,7 @@ fn pushes() -> Vec<Push> {
             steps_ended: 3,
         }),
         Push::LeaseLost { work: Work::Run(RUN), lease: LEASE },
+        Push::MemoEnd { run: RUN, lease: LEASE, steps_ended: 4 },
     ]
 }
 

@@ -46,7 +46,7 @@ fuzz_target!(|data: &[u8]| {
         script.see(&kv, applied.effects);
     }
     drop(recover::recover(&kv, GROUP));
-    drop(query::queues(&kv, GROUP));
+    drop(query::queues(&kv, GROUP, None));
 });
 
 struct Script<'a> {

@@ -21,6 +21,7 @@ Workloads:
 Examples:
   coda-bench                                    every workload, a fresh node for each
   coda-bench W1 --concurrency 1024 --duration 30s
+  coda-bench --waiting 100000,400000,800000     memory of the node at each depth of its queue
   coda-bench W1 W3 --sync-delay 2ms -o json     on a disk whose sync takes 2 ms longer
   coda-bench W1 --address 127.0.0.1:4747 --ca .coda/certs/ca.pem --node-pid 1234"
 )]
@@ -52,6 +53,10 @@ pub struct Args {
     /// Slots of each kind per worker
     #[arg(long, default_value_t = 512)]
     pub slots: u32,
+
+    /// Measure instead what waiting work costs the node: its memory at each of these numbers of tasks that nobody runs
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', conflicts_with = "workloads")]
+    pub waiting: Vec<u64>,
 
     /// Measure a node that runs already instead of starting one
     #[arg(long, requires = "ca")]

@@ -2,8 +2,8 @@
 //!
 //! `node` starts a fresh one, `functions` is what its worker executes, `workloads` asks for work and `drive` repeats
 //! that, `meter` reads what the kernel and the node counted meanwhile, `disk` what the disk could have done, `report`
-//! prints. Deliberately absent: anything behind the wire, an open loop (load does not depend on answers there), and
-//! comparisons with other systems, which are `bench/run.py`'s.
+//! prints; `waiting` measures memory instead of time. Deliberately absent: anything behind the wire, an open loop (load
+//! does not depend on answers there), and comparisons with other systems, which are `bench/run.py`'s.
 
 mod args;
 mod disk;
@@ -13,6 +13,7 @@ mod meter;
 mod node;
 mod report;
 mod run;
+mod waiting;
 mod workloads;
 
 use std::process::ExitCode;
@@ -24,7 +25,11 @@ use args::Args;
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let ended = if args.as_worker { functions::serve(&args).await } else { run::all(&args).await };
+    let ended = match (args.as_worker, args.waiting.as_slice()) {
+        (true, _) => functions::serve(&args).await,
+        (false, []) => run::all(&args).await,
+        (false, depths) => waiting::all(&args, depths).await,
+    };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

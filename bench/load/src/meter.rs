@@ -12,6 +12,15 @@ pub struct Usage {
     pub rss_peak: u64,
 }
 
+/// Memory of one process in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    pub resident: u64,
+    pub anonymous: u64,
+    pub file: u64,
+    pub peak: u64,
+}
+
 /// The whole machine, all cores together.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Machine {
@@ -31,6 +40,18 @@ pub fn usage(pid: u32) -> Option<Usage> {
         cpu_s: ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
         written: read("io").and_then(|text| number_after(&text, "\nwrite_bytes:")).unwrap_or(0),
         rss_peak: read("status").and_then(|text| number_after(&text, "\nVmHWM:")).unwrap_or(0) * 1024,
+    })
+}
+
+/// As [`usage`].
+pub fn memory(pid: u32) -> Option<Memory> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let bytes = |name: &str| number_after(&status, name).map(|kib| kib * 1024);
+    Some(Memory {
+        resident: bytes("\nVmRSS:")?,
+        anonymous: bytes("\nRssAnon:")?,
+        file: bytes("\nRssFile:")?,
+        peak: bytes("\nVmHWM:")?,
     })
 }
 
@@ -82,5 +103,7 @@ mod tests {
         let usage = usage(std::process::id()).unwrap();
         assert!(usage.cpu_s > 0.0 && usage.rss_peak > 1 << 20);
         assert!(machine().busy_s > usage.cpu_s);
+        let memory = memory(std::process::id()).unwrap();
+        assert!(memory.resident >= memory.anonymous && memory.peak >= memory.anonymous);
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use coda_protocol::ids::NodeId;
 use coda_protocol::limits::{
-    CACHE_KEY_BYTES_MAX, NAME_BYTES_MAX, PROPOSER_ENTRY_BYTES_MAX, SPAWN_BYTES_MAX, SPAWN_STEPS_MAX,
-    SUBSCRIPTION_NAMES_MAX,
+    CACHE_KEY_BYTES_MAX, FRAME_BYTES_MAX, LEASE_BYTES_PER_ENTRY_MAX, NAME_BYTES_MAX, PROPOSER_ENTRY_BYTES_MAX,
+    SPAWN_BYTES_MAX, SPAWN_STEPS_MAX, SUBSCRIPTION_NAMES_MAX,
 };
 
 use crate::identity::IdentityFiles;
@@ -66,6 +66,12 @@ pub const RECLAIM_GRACE: Duration = Duration::from_secs(10);
 pub const CLOSE_REASON_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes that may wait to be sent to one session: past it the session is too slow to keep.
 pub const OUTBOX_BYTES_MAX: usize = 128 << 20;
+/// Bytes of memo pages that may wait to be sent to one session. A memo can be as large as a disk: its next page is read
+/// when those before it have gone.
+pub const MEMO_WINDOW_BYTES_MAX: usize = 8 << 20;
+/// Bytes that may wait to be sent to one session before it is leased no more work: it has slots for more than it can
+/// read. It is leased more once half of that has gone.
+pub const LEASE_WINDOW_BYTES_MAX: usize = 32 << 20;
 /// Bytes of requests that may wait for a group's proposer.
 pub const PROPOSER_BYTES_MAX: usize = 64 << 20;
 /// Sessions whose free slots travel with one entry.
@@ -88,6 +94,10 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Before a proposal that had no effect is made again.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
+/// The largest page must have room, and what else is sent must keep most of it.
+const _: () = assert!(FRAME_BYTES_MAX <= MEMO_WINDOW_BYTES_MAX && 2 * MEMO_WINDOW_BYTES_MAX <= OUTBOX_BYTES_MAX);
+/// So must what an entry leases to a session that is just not behind.
+const _: () = assert!(LEASE_WINDOW_BYTES_MAX + 2 * LEASE_BYTES_PER_ENTRY_MAX + FRAME_BYTES_MAX <= OUTBOX_BYTES_MAX / 2);
 /// One set of names must fit, or its session would never be offered work.
 const _: () = assert!(2 * SUBSCRIPTION_NAMES_MAX * (NAME_BYTES_MAX + 64) < GRANT_BYTES_PER_ENTRY_MAX);
 /// So must the largest command, a full `Spawn`, beside the grants.

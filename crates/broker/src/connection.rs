@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use coda_protocol::frame::{CLOSE_GOODBYE, CLOSE_REPLACED, CLOSE_SHUTDOWN, Frame, FrameError};
-use coda_protocol::limits::{FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX};
+use coda_protocol::limits::{FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX, PAYLOAD_STREAMS_MAX};
 use coda_protocol::push::Push;
 use quinn::{Connection, ReadToEndError, RecvStream, SendStream, VarInt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -74,6 +75,7 @@ impl Actor for SessionActor {
             node: host.node,
             node_started: host.started,
             queues: Default::default(),
+            once: Default::default(),
         });
         let tasks = [
             watched(&me, read(connection.clone(), recv, buffer, session.clone())),
@@ -150,11 +152,14 @@ async fn read(connection: Connection, mut recv: RecvStream, mut buffer: BytesMut
     }
 }
 
-/// Frames too large for the main stream come on streams of their own; they may overtake.
+/// Frames too large for the main stream come on streams of their own; they may overtake. The peer may open another when
+/// one has been read, which is no bound yet: so many are handled at once, too.
 async fn take_payloads(connection: Connection, session: Arc<Session>) {
-    while let Ok(mut stream) = connection.accept_uni().await {
+    let places = Arc::new(Semaphore::new(PAYLOAD_STREAMS_MAX as usize));
+    while let (Ok(place), Ok(mut stream)) = (places.clone().acquire_owned().await, connection.accept_uni().await) {
         let (connection, session) = (connection.clone(), session.clone());
         tokio::spawn(async move {
+            let _place = place;
             let result = match stream.read_to_end(FRAME_BYTES_MAX + 4).await {
                 Ok(bytes) => on_payload(&session, bytes).await,
                 Err(ReadToEndError::TooLong) => Err(FrameError::TooLarge { bytes: FRAME_BYTES_MAX + 1 }),
@@ -183,7 +188,7 @@ async fn write(connection: Connection, send: SendStream, outgoing: Outgoing) {
     tokio::select! {
         () = write_all(&connection, send, outgoing) => {}
         () = overrun => {
-            close_for(&connection, &FrameError::TooMany { what: "unread bytes", max: OUTBOX_BYTES_MAX });
+            close_for(&connection, &FrameError::TooSlow { bytes_max: OUTBOX_BYTES_MAX });
         }
     }
 }
@@ -197,8 +202,8 @@ async fn write_all(connection: &Connection, mut send: SendStream, mut outgoing: 
         }
         // What it holds counts as waiting until it is written.
         let mut waiting: Vec<InTransit> = Vec::with_capacity(frames.len());
-        for frame in frames.drain(..) {
-            let transit = outgoing.transit(&frame);
+        for queued in frames.drain(..) {
+            let (frame, transit) = outgoing.transit(queued);
             let start = out.len();
             frame.encode(&mut out);
             if out.len() - start > FRAME_INLINE_BYTES_MAX && may_overtake(&frame) {

@@ -1,60 +1,99 @@
 //! Answers to questions: what state says, completed by what only the leader knows.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use coda_engine::query;
 use coda_protocol::ids::{Name, NodeId, Position, RunId, TaskId, WorkKind};
-use coda_protocol::limits::LIST_ROWS_MAX;
+use coda_protocol::limits::{LIST_ROWS_MAX, LIST_SCAN_ROWS_MAX};
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::{
-    Counters, GroupDescription, LaneDescription, NodeDescription, QueueDescription, QueueSummary, Reply, Wait,
+    Counters, GroupDescription, LaneDescription, LaneList, NodeDescription, QueueCursor, QueuePage, QueueSummary,
+    Reply, Wait,
 };
 use coda_protocol::request::Subscribe;
 
+use crate::dispatch::{Service, why};
+use crate::queue::QueueHandle;
 use crate::router::Router;
 
 type Described = Result<(Position, Reply), Reject>;
 
-pub fn queues(router: &Router) -> Described {
+/// A page of the queues: those that state knows, then those that nobody but workers knows.
+pub fn queues(router: &Router, from: Option<&QueueCursor>) -> (Position, QueuePage) {
     let group = router.shared.group.id();
-    let (position, mut summaries) = router.read(|view, position| (position, query::queues(view, group)));
-    for (name, queue) in router.shared.queues.read().iter() {
-        let workers = queue.dispatch.lock().workers();
-        match summaries.binary_search_by(|summary| summary.queue.cmp(name)) {
-            Ok(i) => summaries[i].workers = workers,
-            Err(i) if workers > 0 => summaries.insert(i, QueueSummary { workers, ..empty(name.clone()) }),
-            Err(_) => {}
-        }
+    let (position, mut page) = router.read(|view, position| (position, query::queues(view, group, from)));
+    let served = router.shared.queues.read();
+    for summary in &mut page.queues {
+        summary.workers = served.get(&summary.queue).map_or(0, |queue| queue.dispatch.lock().workers());
     }
-    Ok((position, Reply::Queues(summaries)))
+    if page.next.is_some() {
+        return (position, page);
+    }
+    let from = match from {
+        Some(QueueCursor::Served(queue)) => queue.clone(),
+        Some(QueueCursor::Lane { .. } | QueueCursor::Paused(_)) | None => Name::default(),
+    };
+    let workers = |(name, queue): (&Name, &QueueHandle)| (name.clone(), queue.dispatch.lock().workers());
+    let rest: Vec<(Name, u32)> = served.range(from..).map(workers).take(LIST_SCAN_ROWS_MAX + 1).collect();
+    drop(served);
+    let full = |page: &QueuePage, i| page.queues.len() == LIST_ROWS_MAX || i == LIST_SCAN_ROWS_MAX;
+    router.read(|view, _| {
+        for (i, (queue, workers)) in rest.into_iter().enumerate() {
+            if full(&page, i) {
+                page.next = Some(QueueCursor::Served(queue));
+                break;
+            }
+            if workers > 0 && !query::is_listed(view, group, &queue) {
+                page.queues.push(QueueSummary { workers, ..empty(queue) });
+            }
+        }
+    });
+    page.queues.sort_by(|a, b| a.queue.cmp(&b.queue));
+    (position, page)
 }
 
 fn empty(queue: Name) -> QueueSummary {
     QueueSummary { queue, paused: false, ready: 0, leased: 0, delayed: 0, workers: 0 }
 }
 
-pub fn queue(router: &Router, name: &Name) -> Described {
+pub fn lanes(router: &Router, name: &Name) -> (Position, LaneList) {
     let group = router.shared.group.id();
-    let (position, summaries, mut lanes) =
-        router.read(|view, position| (position, query::queues(view, group), query::lanes(view, group, name)));
-    let mut summary = summaries.into_iter().find(|one| one.queue == *name).unwrap_or_else(|| empty(name.clone()));
-    if let Some(queue) = router.shared.queues.read().get(name) {
+    let (position, mut list) = router.read(|view, position| (position, query::lanes(view, group, name)));
+    let (workers, services) = router.shared.queues.read().get(name).map_or((0, Vec::new()), |queue| {
         let dispatch = queue.dispatch.lock();
-        summary.workers = dispatch.workers();
-        // Names that are served and have no work are worth knowing too.
-        for (kind, name) in dispatch.served() {
-            if lanes.len() < LIST_ROWS_MAX && !lanes.iter().any(|lane| lane.kind == kind && lane.name == name) {
-                lanes.push(idle(kind, name));
-            }
+        (dispatch.workers(), dispatch.services())
+    });
+    list.summary.workers = workers;
+    for lane in &mut list.lanes {
+        refine(lane, &services);
+    }
+    // Names that are served and have no work are worth knowing too.
+    let mut known: BTreeSet<(WorkKind, Name)> = list.lanes.iter().map(|lane| (lane.kind, lane.name.clone())).collect();
+    let served = services.iter().flat_map(|service| service.names.iter().map(|name| (service.kind, name)));
+    for (kind, name) in served.take(LIST_SCAN_ROWS_MAX) {
+        if list.lanes.len() == LIST_ROWS_MAX {
+            break;
         }
-        lanes.iter_mut().for_each(|lane| dispatch.refine(lane));
-    } else {
-        for lane in lanes.iter_mut().filter(|lane| lane.waits == Wait::Soon) {
-            lane.waits = Wait::NoWorker;
+        if known.insert((kind, name.clone())) {
+            let mut lane = idle(kind, name.clone());
+            refine(&mut lane, &services);
+            list.lanes.push(lane);
         }
     }
-    Ok((position, Reply::Queue(QueueDescription { summary, lanes })))
+    (position, list)
+}
+
+/// Adds what only the leader knows.
+fn refine(lane: &mut LaneDescription, services: &[Service]) {
+    let serving = |service: &&Service| service.kind == lane.kind && service.names.binary_search(&lane.name).is_ok();
+    let serving = services.iter().filter(serving);
+    (lane.workers, lane.free_slots) =
+        serving.fold((0, 0), |(workers, free), service| (workers + service.workers, free + service.free_slots));
+    if lane.waits == Wait::Soon {
+        lane.waits = why(lane.workers, lane.free_slots);
+    }
 }
 
 fn idle(kind: WorkKind, name: Name) -> LaneDescription {
@@ -75,7 +114,7 @@ pub fn run(router: &Router, run: RunId) -> Described {
     let group = router.shared.group.id();
     let (position, described) = router.read(|view, position| (position, query::run(view, group, run)));
     let mut run = described?;
-    run.waits = refine(router, run.waits, &run.queue, WorkKind::Run, &run.workflow);
+    run.waits = refined(router, run.waits, &run.queue, WorkKind::Run, &run.workflow);
     Ok((position, Reply::Run(run)))
 }
 
@@ -83,11 +122,11 @@ pub fn task(router: &Router, task: TaskId) -> Described {
     let group = router.shared.group.id();
     let (position, described) = router.read(|view, position| (position, query::task(view, group, task)));
     let mut task = described?;
-    task.waits = refine(router, task.waits, &task.queue, WorkKind::Task, &task.name);
+    task.waits = refined(router, task.waits, &task.queue, WorkKind::Task, &task.name);
     Ok((position, Reply::Task(task)))
 }
 
-fn refine(router: &Router, waits: Wait, queue: &Name, kind: WorkKind, name: &Name) -> Wait {
+fn refined(router: &Router, waits: Wait, queue: &Name, kind: WorkKind, name: &Name) -> Wait {
     if waits != Wait::Soon {
         return waits;
     }

@@ -1,7 +1,7 @@
 //! Who could do a queue's work: subscribers, their free slots, and the lanes known to hold ready work.
 //!
-//! A plain struct per queue, shared by the queue's actor, which changes it, and the proposer, which takes grants from
-//! it whenever it closes an entry. All of it is a guess that the engine checks; nothing here is ever persisted.
+//! A plain struct per queue, shared by those who know of workers and work, and the proposer, which takes grants from it
+//! whenever it closes an entry. All of it is a guess that the engine checks; nothing here is ever persisted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use std::sync::Arc;
 use coda_engine::entry::{Entry, Grant, Lane};
 use coda_protocol::ids::{Name, SessionId, WorkKind};
 use coda_protocol::limits::CREDIT_MAX;
-use coda_protocol::reply::{LaneDescription, Wait};
+use coda_protocol::reply::Wait;
 use coda_protocol::request::Subscribe;
 
 use crate::config::{GRANT_BYTES_PER_ENTRY_MAX, GRANTS_PER_ENTRY_MAX};
+use crate::held::Held;
 
 /// Tells apart the connections of one session: what was said on an earlier one no longer counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +22,9 @@ pub struct Epoch(pub u64);
 #[derive(Debug, Default)]
 pub struct Dispatch {
     subscribers: BTreeMap<SessionId, Subscriber>,
+    /// What is served, and by how many of them. Workers of one program share a set of names.
+    served: BTreeMap<(WorkKind, Arc<[Name]>), u32>,
+    held: Arc<Held>,
     /// Lanes that a subscriber serves and that hold ready work, as the engine last hinted. What nobody serves is found
     /// in state when somebody subscribes to it, so that it costs no memory.
     backlog: BTreeSet<Lane>,
@@ -43,13 +47,17 @@ struct Offer {
     slots: u32,
 }
 
-impl Offer {
-    fn new(mut names: Vec<Name>) -> Self {
-        names.sort_unstable();
-        names.dedup();
-        Self { names: names.into(), slots: 0 }
-    }
+/// One kind of work and a set of its names, and who could do it.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub kind: WorkKind,
+    /// Sorted.
+    pub names: Arc<[Name]>,
+    pub workers: u32,
+    pub free_slots: u32,
+}
 
+impl Offer {
     fn serves(&self, name: &Name) -> bool {
         self.names.binary_search(name).is_ok()
     }
@@ -96,34 +104,61 @@ pub struct Taken {
     pub session: SessionId,
     pub epoch: Epoch,
     pub kind: WorkKind,
+    pub slots: u32,
 }
 
 impl Dispatch {
+    #[must_use]
+    pub fn new(held: Arc<Held>) -> Self {
+        Self { held, ..Self::default() }
+    }
+
     /// A session serves this queue from now on, with no free slots yet.
     pub fn subscribe(&mut self, session: SessionId, epoch: Epoch, subscribe: Subscribe) {
         // A connection that was replaced may still have a word under way.
         if self.subscribers.get(&session).is_some_and(|subscriber| subscriber.epoch > epoch) {
             return;
         }
-        let subscriber =
-            Subscriber { epoch, tasks: Offer::new(subscribe.tasks), runs: Offer::new(subscribe.workflows) };
-        self.subscribers.insert(session, subscriber);
-        self.forget_unserved();
+        let subscriber = Subscriber {
+            epoch,
+            tasks: self.offer_of(WorkKind::Task, subscribe.tasks),
+            runs: self.offer_of(WorkKind::Run, subscribe.workflows),
+        };
+        let before = self.subscribers.insert(session, subscriber);
+        self.forget(before);
     }
 
     /// Whether it was subscribed.
     pub fn unsubscribe(&mut self, session: SessionId, epoch: Epoch) -> bool {
         let subscribed = self.subscribers.get(&session).is_some_and(|subscriber| subscriber.epoch == epoch);
         if subscribed {
-            self.subscribers.remove(&session);
-            self.forget_unserved();
+            let before = self.subscribers.remove(&session);
+            self.forget(before);
         }
         subscribed
     }
 
-    fn forget_unserved(&mut self) {
-        let subscribers = &self.subscribers;
-        self.backlog.retain(|lane| subscribers.values().any(|subscriber| subscriber.of(lane.kind).serves(&lane.name)));
+    fn offer_of(&mut self, kind: WorkKind, mut names: Vec<Name>) -> Offer {
+        names.sort_unstable();
+        names.dedup();
+        let service = (kind, names.into());
+        let names =
+            self.served.get_key_value(&service).map_or_else(|| service.1.clone(), |((_, known), _)| known.clone());
+        *self.served.entry((kind, names.clone())).or_default() += 1;
+        Offer { names, slots: 0 }
+    }
+
+    fn forget(&mut self, subscriber: Option<Subscriber>) {
+        let Some(Subscriber { tasks, runs, .. }) = subscriber else { return };
+        for service in [(WorkKind::Task, tasks.names), (WorkKind::Run, runs.names)] {
+            let Some(workers) = self.served.get_mut(&service) else { continue };
+            *workers -= 1;
+            if *workers == 0 {
+                self.served.remove(&service);
+            }
+        }
+        let served = &self.served;
+        self.backlog.retain(|lane| serves(served, lane));
     }
 
     /// Adds free slots. Whether an entry is wanted for them.
@@ -135,11 +170,12 @@ impl Dispatch {
 
     /// A lane holds ready work. Whether an entry is wanted for it.
     pub fn lane_ready(&mut self, lane: Lane) -> bool {
-        if !self.subscribers.values().any(|subscriber| subscriber.of(lane.kind).serves(&lane.name)) {
+        if !serves(&self.served, &lane) {
             return false;
         }
+        let wanted = self.can_serve(&lane);
         self.backlog.insert(lane);
-        self.wants_entry()
+        wanted
     }
 
     /// Whether ready work meets a free slot.
@@ -149,9 +185,9 @@ impl Dispatch {
     }
 
     fn can_serve(&self, lane: &Lane) -> bool {
-        self.subscribers.values().any(|subscriber| {
+        self.subscribers.iter().any(|(session, subscriber)| {
             let offer = subscriber.of(lane.kind);
-            offer.slots > 0 && offer.serves(&lane.name)
+            offer.slots > 0 && offer.serves(&lane.name) && self.held.room(*session) > 0
         })
     }
 
@@ -181,7 +217,7 @@ impl Dispatch {
             self.subscribers.iter_mut().enumerate().partition(|(i, _)| *i < self.turn);
         for (_, (session, subscriber)) in early.into_iter().chain(late) {
             for (kind, offer) in [(WorkKind::Task, &mut subscriber.tasks), (WorkKind::Run, &mut subscriber.runs)] {
-                if offer.slots == 0 || room.grants == 0 {
+                if offer.slots == 0 || room.grants == 0 || self.held.room(*session) == 0 {
                     continue;
                 }
                 let known = find_names(entry, &offer.names);
@@ -194,9 +230,11 @@ impl Dispatch {
                     entry.name_sets.push(offer.names.clone());
                     entry.name_sets.len() - 1
                 });
-                let slots = std::mem::take(&mut offer.slots);
+                // What the session has no room for stays offered until it has ended other leases.
+                let slots = self.held.grant(*session, offer.slots);
+                offer.slots -= slots;
                 entry.grants.push(Grant { session: *session, queue: queue.clone(), kind, names: names as u32, slots });
-                taken.push(Taken { queue: queue.clone(), session: *session, epoch: subscriber.epoch, kind });
+                taken.push(Taken { queue: queue.clone(), session: *session, epoch: subscriber.epoch, kind, slots });
             }
         }
     }
@@ -214,36 +252,59 @@ impl Dispatch {
         self.subscribers.len() as u32
     }
 
+    /// Lanes known to hold ready work.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.backlog.len()
+    }
+
     /// Why a ready lane waits.
     #[must_use]
     pub fn why(&self, kind: WorkKind, name: &Name) -> Wait {
-        let (workers, free) = self.serving(kind, name);
-        match (workers, free) {
-            (0, _) => Wait::NoWorker,
-            (_, 0) => Wait::WorkersBusy,
-            _ => Wait::Soon,
-        }
+        let (workers, free_slots) = self.serving(kind, name);
+        why(workers, free_slots)
     }
 
-    /// The kinds and names of work that somebody serves.
+    /// What is served, and by whom: small enough to be looked at in peace, without the lock.
     #[must_use]
-    pub fn served(&self) -> BTreeSet<(WorkKind, Name)> {
-        let kinds = [WorkKind::Task, WorkKind::Run];
-        let offers = self.subscribers.values().flat_map(|one| kinds.map(|kind| (kind, one.of(kind))));
-        offers.flat_map(|(kind, offer)| offer.names.iter().map(move |name| (kind, name.clone()))).collect()
-    }
-
-    /// Adds what only the leader knows to a lane's description.
-    pub fn refine(&self, lane: &mut LaneDescription) {
-        (lane.workers, lane.free_slots) = self.serving(lane.kind, &lane.name);
-        if lane.waits == Wait::Soon {
-            lane.waits = self.why(lane.kind, &lane.name);
+    pub fn services(&self) -> Vec<Service> {
+        let place = |kind, names: &Arc<[Name]>| (kind, names.as_ptr() as usize, names.len());
+        let mut services: BTreeMap<_, Service> = BTreeMap::new();
+        for ((kind, names), workers) in &self.served {
+            let service = Service { kind: *kind, names: names.clone(), workers: *workers, free_slots: 0 };
+            services.insert(place(*kind, names), service);
         }
+        for (session, subscriber) in &self.subscribers {
+            for kind in [WorkKind::Task, WorkKind::Run] {
+                let offer = subscriber.of(kind);
+                if let Some(service) = services.get_mut(&place(kind, &offer.names)) {
+                    service.free_slots += offer.slots.min(self.held.room(*session));
+                }
+            }
+        }
+        services.into_values().collect()
     }
 
     fn serving(&self, kind: WorkKind, name: &Name) -> (u32, u32) {
-        let offers = self.subscribers.values().map(|subscriber| subscriber.of(kind)).filter(|o| o.serves(name));
-        offers.fold((0, 0), |(workers, free), offer| (workers + 1, free + offer.slots))
+        let subscribers = self.subscribers.iter().filter(|(_, subscriber)| subscriber.of(kind).serves(name));
+        subscribers.fold((0, 0), |(workers, free), (session, subscriber)| {
+            (workers + 1, free + subscriber.of(kind).slots.min(self.held.room(*session)))
+        })
+    }
+}
+
+/// Whether anybody knows the lane's name.
+fn serves(served: &BTreeMap<(WorkKind, Arc<[Name]>), u32>, lane: &Lane) -> bool {
+    served.keys().any(|(kind, names)| *kind == lane.kind && names.binary_search(&lane.name).is_ok())
+}
+
+/// Why a ready lane waits that so many serve with so many free slots.
+#[must_use]
+pub fn why(workers: u32, free_slots: u32) -> Wait {
+    match (workers, free_slots) {
+        (0, _) => Wait::NoWorker,
+        (_, 0) => Wait::WorkersBusy,
+        _ => Wait::Soon,
     }
 }
 
@@ -263,6 +324,8 @@ fn find_names(entry: &Entry, names: &Arc<[Name]>) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use coda_protocol::limits::LEASES_PER_SESSION_MAX;
+
     use super::*;
 
     const WORKER: SessionId = SessionId([1; 16]);
@@ -363,6 +426,51 @@ mod tests {
         }
         assert_eq!(granted.len(), 8);
         assert!(entries > 1);
+    }
+
+    #[test]
+    fn a_session_gets_no_more_than_it_may_hold_and_the_rest_of_its_slots_wait() {
+        let mut dispatch = subscribed();
+        let held = dispatch.held.clone();
+        held.begin(BTreeMap::from([(WORKER, LEASES_PER_SESSION_MAX as u32 - 2)]));
+        dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 5);
+        assert!(dispatch.lane_ready(lane("send")));
+        let (entry, taken) = take(&mut dispatch);
+        assert_eq!((entry.grants[0].slots, taken[0].slots), (2, 2));
+        held.committed(WORKER, 2, 0);
+        // It is full: its slots are not free, and no entry is made for them.
+        assert!(!dispatch.lane_ready(lane("send")) && !dispatch.wants_entry());
+        assert_eq!(dispatch.why(WorkKind::Task, &"send".into()), Wait::WorkersBusy);
+        assert!(take(&mut dispatch).0.grants.is_empty());
+        assert!(dispatch.lanes() == 1, "work that nobody can take is not forgotten");
+        held.ended(WORKER, 1);
+        assert!(dispatch.wants_entry());
+        assert_eq!(take(&mut dispatch).0.grants[0].slots, 1);
+    }
+
+    #[test]
+    fn workers_of_one_program_share_its_names() {
+        let mut dispatch = Dispatch::default();
+        for worker in 0..9 {
+            let names = |names: [&str; 2]| names.map(Name::from).to_vec();
+            let tasks = names(if worker % 3 == 0 { ["a", "b"] } else { ["c", "b"] });
+            let session = SessionId([worker; 16]);
+            dispatch.subscribe(session, Epoch(1), Subscribe { queue: queue(), tasks, workflows: vec![] });
+            dispatch.credit(session, Epoch(1), WorkKind::Task, 2);
+        }
+        let tasks = |dispatch: &Dispatch| {
+            let tasks = dispatch.services().into_iter().filter(|service| service.kind == WorkKind::Task);
+            let mut tasks: Vec<_> = tasks.map(|one| (one.names[0].clone(), one.workers, one.free_slots)).collect();
+            tasks.sort();
+            tasks
+        };
+        assert_eq!(tasks(&dispatch), [("a".into(), 3, 6), ("b".into(), 6, 12)]);
+        let (entry, _) = take(&mut dispatch);
+        assert_eq!((entry.grants.len(), entry.name_sets.len()), (9, 2));
+        for worker in 0..9 {
+            dispatch.unsubscribe(SessionId([worker; 16]), Epoch(1));
+        }
+        assert!(dispatch.served.is_empty() && dispatch.services().is_empty());
     }
 
     #[test]

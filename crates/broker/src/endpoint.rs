@@ -136,7 +136,8 @@ pub async fn accept(endpoint: Endpoint, host: Host) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Some(incoming) = endpoint.accept().await {
         let Ok(place) = connections.clone().try_acquire_owned() else {
-            warn!(max = CONNECTIONS_MAX, code = "CODA1008", "too many connections, refusing one");
+            let error = FrameError::TooManyConnections { max: CONNECTIONS_MAX };
+            warn!(peer = %incoming.remote_address(), code = error.code(), %error, "refusing a connection");
             incoming.refuse();
             continue;
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use coda_engine::query;
 use coda_engine::recover::recover;
 use coda_raft_store::group::Group;
 use coda_raft_store::store::NodeStore;
@@ -18,7 +19,7 @@ use crate::queue::Queue;
 use crate::router::{Granted, Router, Shared};
 use crate::sessions::Sessions;
 use crate::timer::Timer;
-use crate::workflow::{Workflow, WorkflowState};
+use crate::workflow::Workflow;
 
 /// Where sessions find the leader: set once it has recovered, unset when it ends.
 pub type Led = watch::Sender<Option<Router>>;
@@ -62,6 +63,7 @@ impl Actor for Leader {
                 timer,
                 supervisor: args.supervisor,
                 queues: RwLock::new(BTreeMap::new()),
+                held: Default::default(),
                 workflows: RwLock::new(BTreeMap::new()),
                 turn: Default::default(),
             }),
@@ -84,28 +86,28 @@ impl Actor for Leader {
         let shared = &state.router.shared;
         match message {
             LeaderMsg::ProposerEnded(why) => me.stop(Some(why.into())),
-            LeaderMsg::Queue { queue, reply } => {
+            LeaderMsg::Queue { first, reply } => {
+                let queue = first.subscribe.queue.clone();
                 let room = state.router.has_room_for(&queue);
                 if room == Some(true) {
-                    let handle = Queue::start(&me, shared.proposer.clone()).await?;
+                    let (group, proposer, held) = (shared.group.clone(), shared.proposer.clone(), shared.held.clone());
+                    let handle = Queue::start(&me, queue.clone(), group, proposer, held).await?;
+                    // No queue is there without a subscriber, whose end is the queue's if no other comes.
+                    handle.subscribe(&first);
                     shared.queues.write().insert(queue, handle);
                 }
                 drop(reply.send(room != Some(false)));
+                // It vanished meanwhile, and whoever cleared away what it left may have come too soon for this.
+                if first.outbox.is_closed() {
+                    state.router.session_gone(first.session, first.epoch);
+                }
             }
             LeaderMsg::Workflow { place, reply } => {
                 let known = shared.workflows.read().get(&place).cloned();
                 let actor = match known {
                     Some(actor) => actor,
                     None => {
-                        let actor = Workflow::start(
-                            &me,
-                            WorkflowState {
-                                group: shared.group.clone(),
-                                sessions: shared.sessions.clone(),
-                                proposer: shared.proposer.clone(),
-                            },
-                        )
-                        .await?;
+                        let actor = Workflow::start(&me, shared.group.clone()).await?;
                         shared.workflows.write().insert(place, actor.clone());
                         actor
                     }
@@ -158,7 +160,9 @@ async fn lead(group: Group, term: u64, router: Router, led: Arc<Led>, turns: Pro
         info!(%error, term, "leadership ended before it began");
         return "leadership ended before it began";
     }
-    let (position, effects) = router.read(|view, position| (position, recover(view, group.id())));
+    let (position, effects, held) =
+        router.read(|view, position| (position, recover(view, group.id()), query::leases_held(view, group.id())));
+    router.shared.held.begin(held);
     info!(term, index = position.index, effects = effects.len(), "leading");
     router.effects(position, effects, &Granted::default()).await;
     led.send_replace(Some(router));

@@ -23,6 +23,7 @@ mod sessions;
 // What leading a group means.
 mod describe;
 mod dispatch;
+mod held;
 mod leader;
 mod queue;
 mod router;
@@ -31,3 +32,4 @@ mod waiters;
 mod workflow;
 
 mod supervisor;
+mod usage;

@@ -1,12 +1,13 @@
 //! Everything actors say to each other, on one page.
 
-use coda_engine::entry::Lane;
-use coda_protocol::ids::{LeaseId, Name, RunId, SessionId, Timestamp};
-use coda_protocol::push::{RunLease, StepEnded};
+use coda_protocol::ids::{SessionId, Timestamp};
+use coda_protocol::request::Subscribe;
 use ractor::{ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
 
 use crate::dispatch::Epoch;
+use crate::outbox::{MemoRoom, Outbox};
+use crate::workflow::Delivery;
 
 /// To the root: what happens to sessions, groups and the node.
 pub enum SupervisorMsg {
@@ -28,6 +29,8 @@ pub enum SupervisorMsg {
         session: SessionId,
         absence: u64,
     },
+    /// Answers how many sessions have time to come back.
+    CountAway(RpcReplyPort<usize>),
     Shutdown(RpcReplyPort<()>),
 }
 
@@ -36,22 +39,31 @@ pub enum LeaderMsg {
     /// The proposer ended: leadership is over, or it failed.
     ProposerEnded(&'static str),
     /// The first subscription to a queue needs its actor; answers whether there may be another one.
-    Queue { queue: Name, reply: RpcReplyPort<bool> },
+    Queue { first: Subscription, reply: RpcReplyPort<bool> },
     /// The first run of a workflow name needs the actor at its place.
     Workflow { place: u64, reply: RpcReplyPort<ActorRef<WorkflowMsg>> },
 }
 
-/// To a queue's actor. Subscriptions and credits come from outside, without a bound, and so not through a mailbox:
-/// sessions use [`crate::queue::QueueHandle`].
+/// A session serves a queue.
+#[derive(Clone)]
+pub struct Subscription {
+    pub session: SessionId,
+    pub epoch: Epoch,
+    pub outbox: Outbox,
+    pub subscribe: Subscribe,
+}
+
+/// To a queue's actor. Subscriptions, credits and hints come from outside, without a bound, and so not through a mailbox:
+/// see [`crate::queue::QueueHandle`].
 pub enum QueueMsg {
-    LaneReady(Lane),
+    /// Any lane may hold ready work. At most one waits.
+    Look,
 }
 
 /// To the actor of a workflow name.
 pub enum WorkflowMsg {
-    Leased { session: SessionId, epoch: Epoch, lease: RunLease, has_memo: bool },
-    Resumed { session: SessionId, run: RunId, lease: LeaseId },
-    StepEnded { session: SessionId, step: StepEnded },
+    /// There is room for a page of a memo.
+    Page { delivery: Delivery, room: MemoRoom },
 }
 
 /// To the timer of a group.

@@ -23,8 +23,11 @@ pub use crate::config::{Certificates, NodeConfig};
 use crate::endpoint::{self, Admission, EndpointError, Host};
 use crate::identity::{self, CurrentIdentity, IdentityError, QuicKeys, Reloader, Source};
 use crate::messages::{AbortOnDrop, SupervisorMsg};
+use crate::router::Router;
 use crate::sessions::Sessions;
 use crate::supervisor::{Supervisor, SupervisorArgs};
+use crate::usage;
+pub use crate::usage::Usage;
 
 /// The one data group of a node that runs alone.
 const GROUP: GroupId = GroupId(1);
@@ -41,6 +44,8 @@ pub struct Node {
     supervisor: ActorRef<SupervisorMsg>,
     group: Group,
     store: NodeStore,
+    sessions: Sessions,
+    led: watch::Receiver<Option<Router>>,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -120,15 +125,21 @@ impl Node {
         };
         let (supervisor, supervising) = Actor::spawn(None, Supervisor, args).await?;
         let watching = tokio::spawn(watch_leadership(group.clone(), supervisor.clone(), supervising, failed_tell));
-        let node = config.node;
-        let host =
-            Host { node, incarnation, started, sessions, supervisor: supervisor.clone(), led: led_watch.clone() };
+        let host = Host {
+            node: config.node,
+            incarnation,
+            started,
+            sessions: sessions.clone(),
+            supervisor: supervisor.clone(),
+            led: led_watch.clone(),
+        };
         let accepting = tokio::spawn(endpoint::accept(endpoint.clone(), host));
 
         if let Certificates::Own = config.certificates {
             let path = dir.join("client.json");
             write_client_json(&path, address).map_err(|why| StartError::Folder { path, why })?;
         }
+        let mut led = led_watch.clone();
         let node = Self {
             address,
             ca_path,
@@ -140,9 +151,10 @@ impl Node {
             supervisor,
             group,
             store,
+            sessions,
+            led: led_watch,
             failed,
         };
-        let mut led = led_watch;
         // Ready means ready: a client that connects now is served.
         let failed = tokio::select! {
             _ = led.wait_for(Option::is_some) => None,
@@ -171,6 +183,12 @@ impl Node {
     #[must_use]
     pub fn identity(&self) -> &CurrentIdentity {
         &self.identity
+    }
+
+    /// How much the node holds for its clients.
+    pub async fn usage(&self) -> Usage {
+        let router = self.led.borrow().clone();
+        usage::count(&self.supervisor, &self.sessions, router).await
     }
 
     /// Resolves if the node cannot go on; says why.

@@ -1,14 +1,20 @@
-//! The actor of one queue: asks for an entry when ready work meets a free slot and nothing else would make one.
+//! The actor of one queue: finds in state which of the lanes that somebody serves hold ready work, when no hint has named
+//! them. Hints, subscriptions and credits come without a bound, and so not through its mailbox: see [`QueueHandle`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use coda_protocol::ids::SessionId;
+use coda_engine::entry::Lane;
+use coda_engine::query;
+use coda_protocol::ids::{Name, SessionId};
 use coda_protocol::request::Credit;
+use coda_raft_store::group::Group;
 use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::dispatch::{Dispatch, Epoch};
-use crate::messages::QueueMsg;
+use crate::held::Held;
+use crate::messages::{LeaderMsg, QueueMsg, Subscription};
 use crate::proposer::Proposer;
 
 /// A queue as its leader's other parts see it.
@@ -17,13 +23,35 @@ pub struct QueueHandle {
     pub actor: ActorRef<QueueMsg>,
     pub dispatch: Arc<Mutex<Dispatch>>,
     proposer: Proposer,
+    /// The actor was asked to look and has not begun.
+    asked: Arc<AtomicBool>,
 }
 
 impl QueueHandle {
+    /// A session serves the queue, with no free slots yet.
+    pub fn subscribe(&self, subscription: &Subscription) {
+        let Subscription { session, epoch, subscribe, .. } = subscription;
+        self.dispatch.lock().subscribe(*session, *epoch, subscribe.clone());
+    }
+
     /// Adds free slots, before anything the same session says next.
     pub fn credit(&self, session: SessionId, epoch: Epoch, credit: &Credit) {
         if self.dispatch.lock().credit(session, epoch, credit.kind, credit.slots) {
             self.proposer.kick();
+        }
+    }
+
+    /// A lane holds ready work.
+    pub fn lane_ready(&self, lane: Lane) {
+        if self.dispatch.lock().lane_ready(lane) {
+            self.proposer.kick();
+        }
+    }
+
+    /// Any lane may hold ready work. However often it is said, one message waits.
+    pub fn look(&self) {
+        if !self.asked.swap(true, Ordering::AcqRel) {
+            drop(self.actor.cast(QueueMsg::Look));
         }
     }
 }
@@ -31,8 +59,11 @@ impl QueueHandle {
 pub struct Queue;
 
 pub struct QueueState {
+    name: Name,
+    group: Group,
     dispatch: Arc<Mutex<Dispatch>>,
     proposer: Proposer,
+    asked: Arc<AtomicBool>,
 }
 
 impl Queue {
@@ -41,13 +72,35 @@ impl Queue {
     /// # Errors
     /// When the leader is stopping.
     pub async fn start(
-        leader: &ActorRef<crate::messages::LeaderMsg>,
+        leader: &ActorRef<LeaderMsg>,
+        name: Name,
+        group: Group,
         proposer: Proposer,
+        held: Arc<Held>,
     ) -> Result<QueueHandle, ActorProcessingErr> {
-        let dispatch = Arc::new(Mutex::new(Dispatch::default()));
-        let state = QueueState { dispatch: dispatch.clone(), proposer: proposer.clone() };
+        let dispatch = Arc::new(Mutex::new(Dispatch::new(held)));
+        let asked = Arc::new(AtomicBool::new(false));
+        let state =
+            QueueState { name, group, dispatch: dispatch.clone(), proposer: proposer.clone(), asked: asked.clone() };
         let (actor, _) = Actor::spawn_linked(None, Self, state, leader.get_cell()).await?;
-        Ok(QueueHandle { actor, dispatch, proposer })
+        Ok(QueueHandle { actor, dispatch, proposer, asked })
+    }
+}
+
+impl QueueState {
+    fn look(&self) {
+        // Before the look: what becomes ready during it asks again.
+        self.asked.store(false, Ordering::Release);
+        let services = self.dispatch.lock().services();
+        for service in services {
+            let lane = |name: &Name| Lane { queue: self.name.clone(), kind: service.kind, name: name.clone() };
+            let mut lanes: Vec<Lane> = service.names.iter().map(lane).collect();
+            self.group.read(|view, _| lanes.retain(|lane| query::is_ready(view, self.group.id(), lane)));
+            let mut dispatch = self.dispatch.lock();
+            if lanes.into_iter().fold(false, |wanted, lane| dispatch.lane_ready(lane) || wanted) {
+                self.proposer.kick();
+            }
+        }
     }
 }
 
@@ -63,16 +116,10 @@ impl Actor for Queue {
     async fn handle(
         &self,
         _: ActorRef<QueueMsg>,
-        message: QueueMsg,
+        QueueMsg::Look: QueueMsg,
         state: &mut QueueState,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
-            QueueMsg::LaneReady(lane) => {
-                if state.dispatch.lock().lane_ready(lane) {
-                    state.proposer.kick();
-                }
-            }
-        }
+        state.look();
         Ok(())
     }
 }

@@ -10,8 +10,8 @@ use coda_engine::effect::Effect;
 use coda_engine::entry::{Entry, Lane};
 use coda_engine::kv::Read;
 use coda_engine::query;
-use coda_protocol::ids::{Name, Position, SessionId, Work, WorkKind};
-use coda_protocol::push::Push;
+use coda_protocol::ids::{LeaseId, Name, Position, RunId, SessionId, Work, WorkKind};
+use coda_protocol::push::{MEMO_PAGES_OPEN, Push};
 use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::Reply;
 use coda_protocol::request::{Release, Subscribe};
@@ -22,11 +22,14 @@ use ractor::{ActorRef, call};
 
 use crate::config::{QUEUES_SERVED_MAX, RETRY_AFTER_MS, WORKFLOW_ACTORS_MAX};
 use crate::dispatch::{Epoch, Room, Taken};
-use crate::messages::{LeaderMsg, QueueMsg, SupervisorMsg, TimerMsg, WorkflowMsg};
+use crate::held::Held;
+use crate::messages::{LeaderMsg, Subscription, SupervisorMsg, TimerMsg, WorkflowMsg};
+use crate::outbox::Outbox;
 use crate::proposer::{Proposer, ReplyTo};
 use crate::queue::QueueHandle;
 use crate::sessions::Sessions;
 use crate::waiters::Waiters;
+use crate::workflow::Delivery;
 
 /// What the leader's parts share. Cheap to clone.
 #[derive(Clone)]
@@ -48,6 +51,7 @@ pub struct Shared {
     pub supervisor: ActorRef<SupervisorMsg>,
     /// Those with a subscriber.
     pub queues: RwLock<BTreeMap<Name, QueueHandle>>,
+    pub held: Arc<Held>,
     /// By the hash of the workflow's name.
     pub workflows: RwLock<BTreeMap<u64, ActorRef<WorkflowMsg>>>,
     /// Which queue is first in the next entry.
@@ -82,24 +86,28 @@ impl Router {
         match effect {
             Effect::TaskLeased { session, lease } => {
                 let release = Release { work: Work::Task(lease.task), lease: lease.lease };
-                if !shared.sessions.push_to(session, granted.epoch(session), Push::Task(lease)) {
+                if self.lease_to(session, granted, Push::Task(lease)).is_none() {
                     // Its session left between grant and lease.
                     shared.proposer.insist_soon(Command::Release(release));
                 }
             }
-            Effect::RunLeased { session, lease, has_memo } => {
-                let workflow = self.workflow(&lease.workflow).await;
-                let epoch = granted.epoch(session);
-                self.tell(workflow, WorkflowMsg::Leased { session, epoch, lease, has_memo });
+            Effect::RunLeased { session, mut lease, has_memo } => {
+                let (run, id, workflow) = (lease.run, lease.lease, lease.workflow.clone());
+                lease.memo_pages = if has_memo { MEMO_PAGES_OPEN } else { 0 };
+                match self.lease_to(session, granted, Push::Run(lease)) {
+                    Some(outbox) if has_memo => self.send_memo(outbox, &workflow, run, id).await,
+                    Some(_) => {}
+                    // As for a task.
+                    None => shared.proposer.insist_soon(Command::Release(Release { work: Work::Run(run), lease: id })),
+                }
             }
-            Effect::RunResumed { session, workflow, run, lease } => {
-                let workflow = self.workflow(&workflow).await;
-                self.tell(workflow, WorkflowMsg::Resumed { session, run, lease });
+            Effect::MemoWanted { session, workflow, run, lease } => {
+                if let Some(outbox) = shared.sessions.outbox(session) {
+                    self.send_memo(outbox, &workflow, run, lease).await;
+                }
             }
-            Effect::StepEnded { session, workflow, step } => {
-                let workflow = self.workflow(&workflow).await;
-                self.tell(workflow, WorkflowMsg::StepEnded { session, step });
-            }
+            // Behind the run, which was pushed when it was leased; before, after or among the pages of its memo.
+            Effect::StepEnded { session, step } => drop(shared.sessions.push(session, Push::Step(step))),
             Effect::LeaseLost { session, work, lease } => {
                 shared.sessions.push(session, Push::LeaseLost { work, lease });
             }
@@ -107,11 +115,16 @@ impl Router {
             Effect::TaskEnded { task, outcome } => shared.waiters.ended(Work::Task(task), &outcome, position),
             Effect::LaneReady(lane) => {
                 // Without a subscriber it waits in state, where the first one finds it.
-                let queue = shared.queues.read().get(&lane.queue).cloned();
-                if let Some(queue) = queue {
-                    drop(queue.actor.cast(QueueMsg::LaneReady(lane)));
+                if let Some(queue) = shared.queues.read().get(&lane.queue) {
+                    queue.lane_ready(lane);
                 }
             }
+            Effect::QueueUnpaused(queue) => {
+                if let Some(queue) = shared.queues.read().get(&queue) {
+                    queue.look();
+                }
+            }
+            Effect::LeasesEnded { session, count } => shared.held.ended(session, count),
             Effect::WakeAt(at) => drop(shared.timer.cast(TimerMsg::WakeAt(at))),
             Effect::SessionHolds(session) => drop(shared.supervisor.cast(SupervisorMsg::SessionAway { session })),
             Effect::EndSessionAgain(session) => {
@@ -120,9 +133,30 @@ impl Router {
         }
     }
 
-    fn tell(&self, workflow: Option<ActorRef<WorkflowMsg>>, message: WorkflowMsg) {
-        if let Some(workflow) = workflow {
-            drop(workflow.cast(message));
+    /// Pushes a lease, if the connection that offered its slot is still there. A session that is behind by now is granted
+    /// no more until it has caught up.
+    fn lease_to(&self, session: SessionId, granted: &Granted, push: Push) -> Option<Outbox> {
+        let outbox = self.shared.sessions.outbox_of(session, granted.epoch(session))?;
+        if !outbox.push(push) {
+            return None;
+        }
+        if outbox.is_behind() && self.shared.held.set_behind(session, true) {
+            let (outbox, held, proposer) = (outbox.clone(), self.shared.held.clone(), self.shared.proposer.clone());
+            tokio::spawn(async move {
+                outbox.caught_up().await;
+                held.set_behind(session, false);
+                proposer.kick();
+            });
+        }
+        Some(outbox)
+    }
+
+    /// Has a memo read and sent, unless it is on its way already.
+    async fn send_memo(&self, outbox: Outbox, workflow: &Name, run: RunId, lease: LeaseId) {
+        if outbox.want_memo(run, lease)
+            && let Some(workflow) = self.workflow(workflow).await
+        {
+            Delivery::new(outbox, run, lease).go_on(&workflow);
         }
     }
 
@@ -130,24 +164,20 @@ impl Router {
     ///
     /// # Errors
     /// When the leader is gone, or serves too many queues already.
-    pub async fn subscribe(
-        &self,
-        session: SessionId,
-        epoch: Epoch,
-        subscribe: Subscribe,
-    ) -> Result<QueueHandle, Unavailable> {
-        let name = subscribe.queue.clone();
+    pub async fn subscribe(&self, subscription: Subscription) -> Result<QueueHandle, Unavailable> {
+        let Subscribe { queue, tasks, workflows } = &subscription.subscribe;
         let names = |kind, names: &[Name]| {
-            let lane = |name: &Name| Lane { queue: subscribe.queue.clone(), kind, name: name.clone() };
+            let lane = |name: &Name| Lane { queue: queue.clone(), kind, name: name.clone() };
             names.iter().map(lane).collect::<Vec<_>>()
         };
-        let mut lanes = names(WorkKind::Task, &subscribe.tasks);
-        lanes.extend(names(WorkKind::Run, &subscribe.workflows));
+        let mut lanes = names(WorkKind::Task, tasks);
+        lanes.extend(names(WorkKind::Run, workflows));
         let queue = loop {
-            if let Some(queue) = self.subscribe_to(&name, session, epoch, &subscribe) {
+            if let Some(queue) = self.subscribe_to(&subscription) {
                 break queue;
             }
-            let started = call!(self.shared.leader, |reply| LeaderMsg::Queue { queue: name.clone(), reply });
+            let first = subscription.clone();
+            let started = call!(self.shared.leader, |reply| LeaderMsg::Queue { first, reply });
             match started {
                 Ok(true) => {}
                 Ok(false) => return Err(Unavailable::Overloaded { retry_after_ms: RETRY_AFTER_MS }),
@@ -157,38 +187,23 @@ impl Router {
         // Read behind the subscription: a lane that becomes ready now is hinted at, one that was is seen here.
         let group = self.shared.group.id();
         self.read(|view, _| lanes.retain(|lane| query::is_ready(view, group, lane)));
-        for lane in lanes {
-            drop(queue.actor.cast(QueueMsg::LaneReady(lane)));
-        }
+        lanes.into_iter().for_each(|lane| queue.lane_ready(lane));
         Ok(queue)
     }
 
     /// Under the lock, so that the queue cannot be dropped for want of subscribers meanwhile.
-    fn subscribe_to(
-        &self,
-        name: &Name,
-        session: SessionId,
-        epoch: Epoch,
-        subscribe: &Subscribe,
-    ) -> Option<QueueHandle> {
+    fn subscribe_to(&self, subscription: &Subscription) -> Option<QueueHandle> {
         let queues = self.shared.queues.read();
-        let queue = queues.get(name)?;
-        queue.dispatch.lock().subscribe(session, epoch, subscribe.clone());
+        let queue = queues.get(&subscription.subscribe.queue)?;
+        queue.subscribe(subscription);
         Some(queue.clone())
     }
 
     /// Whether another queue may be served; `None` when it is already.
     #[must_use]
     pub fn has_room_for(&self, queue: &Name) -> Option<bool> {
-        let mut queues = self.shared.queues.write();
-        if queues.contains_key(queue) {
-            return None;
-        }
-        if queues.len() >= QUEUES_SERVED_MAX {
-            // Whose first subscriber vanished before it subscribed.
-            queues.retain(|_, queue| queue.dispatch.lock().workers() > 0);
-        }
-        Some(queues.len() < QUEUES_SERVED_MAX)
+        let queues = self.shared.queues.read();
+        if queues.contains_key(queue) { None } else { Some(queues.len() < QUEUES_SERVED_MAX) }
     }
 
     async fn workflow(&self, workflow: &Name) -> Option<ActorRef<WorkflowMsg>> {
@@ -218,10 +233,11 @@ impl Router {
         }
     }
 
-    /// Returns slots that found no work.
+    /// An entry is committed: returns slots that found no work.
     pub fn give_back(&self, taken: &[Taken], unused: &[u32]) {
         let queues = self.shared.queues.read();
         for (taken, unused) in taken.iter().zip(unused) {
+            self.shared.held.committed(taken.session, taken.slots, *unused);
             if *unused > 0
                 && let Some(queue) = queues.get(&taken.queue)
             {

@@ -4,21 +4,24 @@
 //! that a panic in any of them closes that connection and nothing else.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coda_engine::command::Command;
 use coda_protocol::frame::{CLOSE_REPLACED, Frame, FrameError};
 use coda_protocol::ids::{Name, NodeId, Position, SessionId, Work, check_name};
-use coda_protocol::limits::{REQUESTS_IN_FLIGHT_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
+use coda_protocol::limits::{LEASES_PER_SESSION_MAX, REQUESTS_IN_FLIGHT_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
-use coda_protocol::reply::Reply;
+use coda_protocol::reply::{LaneList, QueueCursor, QueueDescription, QueuePage, Reply};
 use coda_protocol::request::{Credit, Request, Subscribe};
 use parking_lot::Mutex;
 use quinn::VarInt;
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::describe;
 use crate::dispatch::Epoch;
+use crate::messages::Subscription;
 use crate::outbox::Outbox;
 use crate::proposer::ReplyTo;
 use crate::queue::QueueHandle;
@@ -35,6 +38,14 @@ pub struct Session {
     pub node_started: Instant,
     /// The queues it serves.
     pub queues: Mutex<BTreeMap<Name, QueueHandle>>,
+    /// What is said, or complained about, once.
+    pub once: Once,
+}
+
+#[derive(Default)]
+pub struct Once {
+    resumed: AtomicBool,
+    full: AtomicBool,
 }
 
 impl Session {
@@ -72,11 +83,7 @@ impl Session {
             Request::AwaitRun(run) => self.router.shared.proposer.wait_for(Work::Run(run), reply),
             Request::AwaitTask(task) => self.router.shared.proposer.wait_for(Work::Task(task), reply),
             Request::Subscribe(subscribe) => self.subscribe(subscribe, reply).await,
-            Request::Credit(credit) => {
-                self.credit(&credit);
-                // Senders ask for no answer; one who does must not count as unanswered for ever.
-                reply.answer(Position::default(), Ok(Reply::Done));
-            }
+            Request::Credit(credit) => self.credit(&credit, reply),
             Request::Resume(resume) => {
                 self.resume(Command::ResumeSession { session: self.id, held: resume.held }, reply).await;
             }
@@ -92,15 +99,27 @@ impl Session {
                 }
                 self.command(Command::EndSession { session }, reply);
             }
-            Request::ListQueues => answer(reply, describe::queues(&self.router)),
+            Request::ListQueues => {
+                let first = |QueuePage { queues, .. }| Reply::Queues(queues);
+                answer(reply, Ok(describe::queues(&self.router, None)).map(|(at, page)| (at, first(page))));
+            }
             Request::DescribeQueue(name) => {
-                answer(reply, check_name(&name).and_then(|()| describe::queue(&self.router, &name)));
+                let some = |LaneList { summary, lanes, .. }| Reply::Queue(QueueDescription { summary, lanes });
+                answer(reply, self.lanes(&name).map(|(at, list)| (at, some(list))));
             }
             Request::PauseQueue(queue) => self.command(Command::PauseQueue { queue }, reply),
             Request::UnpauseQueue(queue) => self.command(Command::UnpauseQueue { queue }, reply),
             Request::DescribeRun(run) => answer(reply, describe::run(&self.router, run)),
             Request::DescribeTask(task) => answer(reply, describe::task(&self.router, task)),
             Request::DescribeNode => answer(reply, describe::node(&self.router, self.node, self.uptime())),
+            Request::ListQueuesFrom(from) => {
+                let checked = from.as_ref().map_or(Ok(()), QueueCursor::check);
+                let page = checked.map(|()| describe::queues(&self.router, from.as_ref()));
+                answer(reply, page.map(|(at, page)| (at, Reply::QueuePage(page))));
+            }
+            Request::DescribeLanes(name) => {
+                answer(reply, self.lanes(&name).map(|(at, list)| (at, Reply::Lanes(list))));
+            }
         }
     }
 
@@ -112,12 +131,16 @@ impl Session {
         }
     }
 
-    /// Never refused for overload: said again later, it would hand back what was leased since.
+    /// Never refused for overload: said again later, it would hand back what was leased since. For that reason, and
+    /// because all of the session's leases are looked at, no connection says it twice.
     async fn resume(&self, command: Command, reply: ReplyTo) {
-        match command.check() {
-            Ok(()) => self.router.shared.proposer.insist(command, reply).await,
-            Err(reject) => reply.refuse(reject),
+        if let Err(reject) = command.check() {
+            return reply.refuse(reject);
         }
+        if self.once.resumed.swap(true, Ordering::Relaxed) {
+            return reply.refuse(Reject::ResumedBefore);
+        }
+        self.router.shared.proposer.insist(command, reply).await;
     }
 
     async fn subscribe(&self, subscribe: Subscribe, reply: ReplyTo) {
@@ -133,7 +156,8 @@ impl Session {
             let max = SUBSCRIPTIONS_PER_SESSION_MAX as u64;
             return reply.refuse(Reject::TooMany { what: "queues".into(), count: max + 1, max });
         }
-        match self.router.subscribe(self.id, self.epoch, subscribe).await {
+        let subscription = Subscription { session: self.id, epoch: self.epoch, outbox: self.outbox.clone(), subscribe };
+        match self.router.subscribe(subscription).await {
             Ok(queue) => drop(self.queues.lock().insert(name, queue)),
             Err(unavailable) => return reply.refuse(unavailable),
         }
@@ -144,11 +168,26 @@ impl Session {
         reply.answer(Position::default(), Ok(Reply::Done));
     }
 
-    /// A credit for a queue that is not served means nothing.
-    fn credit(&self, credit: &Credit) {
+    /// A credit for a queue that is not served means nothing. What a full session offers is used once it has ended other
+    /// leases. Senders ask for no answer; one who does is told, and has offered nothing then.
+    fn credit(&self, credit: &Credit, reply: ReplyTo) {
+        let full = || Reject::TooManyLeases { max: LEASES_PER_SESSION_MAX as u64 };
+        if credit.slots > 0 && self.router.shared.held.is_full(self.id) {
+            if !self.once.full.swap(true, Ordering::Relaxed) {
+                warn!(session = %self.id, code = full().code(), "more slots offered than a session may hold leases");
+            }
+            if reply.session().is_some() {
+                return reply.refuse(full());
+            }
+        }
         if let Some(queue) = self.queues.lock().get(&credit.queue) {
             queue.credit(self.id, self.epoch, credit);
         }
+        reply.answer(Position::default(), Ok(Reply::Done));
+    }
+
+    fn lanes(&self, queue: &Name) -> Result<(Position, LaneList), Reject> {
+        check_name(queue).map(|()| describe::lanes(&self.router, queue))
     }
 
     fn uptime(&self) -> Duration {

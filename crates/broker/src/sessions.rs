@@ -60,15 +60,19 @@ impl Sessions {
 
     /// Sends a push; whether the session is there to get it.
     pub fn push(&self, session: SessionId, push: Push) -> bool {
-        let outbox = self.inner.connected.lock().get(&session).map(|one| one.outbox.clone());
-        outbox.is_some_and(|outbox| outbox.push(push))
+        self.outbox(session).is_some_and(|outbox| outbox.push(push))
     }
 
-    /// As [`Sessions::push`], for what only this connection of the session expects.
-    pub fn push_to(&self, session: SessionId, epoch: Epoch, push: Push) -> bool {
-        let outbox =
-            self.inner.connected.lock().get(&session).filter(|one| one.epoch == epoch).map(|one| one.outbox.clone());
-        outbox.is_some_and(|outbox| outbox.push(push))
+    /// Of the session's connection.
+    #[must_use]
+    pub fn outbox(&self, session: SessionId) -> Option<Outbox> {
+        self.inner.connected.lock().get(&session).map(|one| one.outbox.clone())
+    }
+
+    /// Of this connection, if it is still the session's.
+    #[must_use]
+    pub fn outbox_of(&self, session: SessionId, epoch: Epoch) -> Option<Outbox> {
+        self.inner.connected.lock().get(&session).filter(|one| one.epoch == epoch).map(|one| one.outbox.clone())
     }
 
     #[must_use]

@@ -150,6 +150,7 @@ impl Actor for Supervisor {
             SupervisorMsg::SessionClosed { session, goodbye: false } => state.grace(&me, session, SESSION_GRACE),
             SupervisorMsg::SessionAway { session } => state.grace(&me, session, RECLAIM_GRACE),
             SupervisorMsg::GraceOver { session, absence } => state.grace_over(session, absence),
+            SupervisorMsg::CountAway(reply) => drop(reply.send(state.away.len())),
             SupervisorMsg::Shutdown(done) => {
                 state.stopping = true;
                 endpoint::send_away(&state.args.sessions, "the node is shutting down");

@@ -50,6 +50,13 @@ impl Waiters {
         }
     }
 
+    /// Work that somebody waits for, and connections that wait.
+    #[must_use]
+    pub fn count(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.by_work.len(), inner.by_session.len())
+    }
+
     /// The session's connection is gone, and whoever waited on it with it.
     pub fn gone(&self, session: SessionId, epoch: Epoch) {
         let mut inner = self.inner.lock();
@@ -86,11 +93,6 @@ mod tests {
     const SESSION: SessionId = SessionId([1; 16]);
     const RUN: Work = Work::Run(RunId([2; 16]));
 
-    fn count(waiters: &Waiters) -> (usize, usize) {
-        let inner = waiters.inner.lock();
-        (inner.by_work.len(), inner.by_session.len())
-    }
-
     #[test]
     fn a_question_that_outlives_its_connection_in_the_proposers_queue_leaves_nothing_behind() {
         let (outbox, _outgoing) = outbox::channel();
@@ -101,7 +103,7 @@ mod tests {
         waiters.gone(SESSION, Epoch(1));
         waiters.add(RUN, ask(2));
         waiters.add(RUN, ReplyTo::Nobody);
-        assert_eq!(count(&waiters), (0, 0));
+        assert_eq!(waiters.count(), (0, 0));
     }
 
     #[tokio::test]
@@ -117,6 +119,6 @@ mod tests {
         waiters.ended(RUN, &outcome, Position::default());
         let mut frames = Vec::new();
         assert_eq!(outgoing.take(&mut frames, 9).await, 3);
-        assert_eq!(count(&waiters), (0, 0));
+        assert_eq!(waiters.count(), (0, 0));
     }
 }

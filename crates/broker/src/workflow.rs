@@ -1,26 +1,77 @@
-//! The actor of a workflow name, or of several: brings runs to the sessions where they are resident, each with its memo.
+//! The actor of a workflow name, or of several: brings memos to the sessions where their runs are resident.
 //!
-//! A memo can be long, and reading it must not hold up the proposer. One mailbox keeps the order: lease, memo, steps.
+//! Nothing bounds a memo, and a session may be slow: a page is read when those before it have gone, each from state as it
+//! is by then, so that no snapshot is held meanwhile. A step that ends later than its run was leased is pushed by itself,
+//! behind the run: whether a page has it too makes no difference.
 
-use coda_engine::command::Command;
 use coda_engine::query;
-use coda_protocol::ids::{LeaseId, RunId, SessionId, Work};
-use coda_protocol::push::{MemoPage, Push, RunLease};
-use coda_protocol::request::Release;
+use coda_protocol::ids::{LeaseId, RunId};
+use coda_protocol::push::{MemoPage, Push};
+use coda_protocol::request::StepKey;
 use coda_raft_store::group::Group;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::dispatch::Epoch;
 use crate::messages::{LeaderMsg, WorkflowMsg};
-use crate::proposer::Proposer;
-use crate::sessions::Sessions;
+use crate::outbox::{MemoRoom, Outbox};
 
 pub struct Workflow;
 
-pub struct WorkflowState {
-    pub group: Group,
-    pub sessions: Sessions,
-    pub proposer: Proposer,
+/// A memo on its way to one connection.
+pub struct Delivery {
+    outbox: Outbox,
+    run: RunId,
+    lease: LeaseId,
+    /// What has been sent.
+    after: Option<StepKey>,
+    /// As the first page said: all that had ended by then lies in the pages.
+    steps_ended: Option<u32>,
+}
+
+impl Delivery {
+    #[must_use]
+    pub fn new(outbox: Outbox, run: RunId, lease: LeaseId) -> Self {
+        Self { outbox, run, lease, after: None, steps_ended: None }
+    }
+
+    /// Asks for the next page once there is room for it. Ends with the connection.
+    pub fn go_on(self, workflow: &ActorRef<WorkflowMsg>) {
+        if let Some(room) = self.outbox.try_memo_room() {
+            drop(workflow.cast(WorkflowMsg::Page { delivery: self, room }));
+            return;
+        }
+        let workflow = workflow.clone();
+        tokio::spawn(async move {
+            if let Some(room) = self.outbox.memo_room().await {
+                drop(workflow.cast(WorkflowMsg::Page { delivery: self, room }));
+            }
+        });
+    }
+
+    /// Sends the next page; what is left to deliver.
+    fn page(mut self, group: &Group, room: MemoRoom) -> Option<Self> {
+        let Self { run, lease, .. } = self;
+        let page = group.read(|view, _| query::memo_page(view, group.id(), run, self.after.as_ref()));
+        // Its session was told, or handed it back itself.
+        if page.lease != Some(lease) {
+            return self.sent();
+        }
+        let steps_ended = *self.steps_ended.get_or_insert(page.steps_ended);
+        if !page.items.is_empty() {
+            self.outbox.push_memo(MemoPage { run, lease, steps_ended, items: page.items }, room);
+        }
+        if page.next.is_some() {
+            self.after = page.next;
+            return Some(self);
+        }
+        self.outbox.push(Push::MemoEnd { run, lease, steps_ended });
+        self.sent()
+    }
+
+    /// From the beginning, if it is wanted once more.
+    fn sent(self) -> Option<Self> {
+        let Self { outbox, run, lease, .. } = self;
+        outbox.memo_sent(run, lease).then(|| Self::new(outbox, run, lease))
+    }
 }
 
 impl Workflow {
@@ -30,67 +81,30 @@ impl Workflow {
     /// When the leader is stopping.
     pub async fn start(
         leader: &ActorRef<LeaderMsg>,
-        state: WorkflowState,
+        group: Group,
     ) -> Result<ActorRef<WorkflowMsg>, ActorProcessingErr> {
-        let (actor, _) = Actor::spawn_linked(None, Self, state, leader.get_cell()).await?;
+        let (actor, _) = Actor::spawn_linked(None, Self, group, leader.get_cell()).await?;
         Ok(actor)
-    }
-}
-
-impl WorkflowState {
-    fn leased(&self, session: SessionId, epoch: Epoch, mut lease: RunLease, has_memo: bool) {
-        let release = Release { work: Work::Run(lease.run), lease: lease.lease };
-        let pages = if has_memo { self.memo(lease.run, lease.lease) } else { Vec::new() };
-        lease.memo_pages = pages.len() as u32;
-        // What the memo holds, the worker has seen.
-        lease.steps_ended = pages.first().map_or(lease.steps_ended, |page| page.steps_ended);
-        let delivered = self.sessions.push_to(session, epoch, Push::Run(lease));
-        if !delivered {
-            // As for a task.
-            self.proposer.insist_soon(Command::Release(release));
-            return;
-        }
-        for page in pages {
-            self.sessions.push_to(session, epoch, Push::Memo(page));
-        }
-    }
-
-    fn memo(&self, run: RunId, lease: LeaseId) -> Vec<MemoPage> {
-        let memo = self.group.read(|view, _| query::memo(view, self.group.id(), run));
-        let page = |items| MemoPage { run, lease, steps_ended: memo.steps_ended, items };
-        memo.pages.into_iter().map(page).collect()
     }
 }
 
 impl Actor for Workflow {
     type Msg = WorkflowMsg;
-    type State = WorkflowState;
-    type Arguments = WorkflowState;
+    type State = Group;
+    type Arguments = Group;
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<WorkflowMsg>,
-        state: WorkflowState,
-    ) -> Result<WorkflowState, ActorProcessingErr> {
-        Ok(state)
+    async fn pre_start(&self, _: ActorRef<WorkflowMsg>, group: Group) -> Result<Group, ActorProcessingErr> {
+        Ok(group)
     }
 
     async fn handle(
         &self,
-        _: ActorRef<WorkflowMsg>,
-        message: WorkflowMsg,
-        state: &mut WorkflowState,
+        me: ActorRef<WorkflowMsg>,
+        WorkflowMsg::Page { delivery, room }: WorkflowMsg,
+        group: &mut Group,
     ) -> Result<(), ActorProcessingErr> {
-        match message {
-            WorkflowMsg::Leased { session, epoch, lease, has_memo } => state.leased(session, epoch, lease, has_memo),
-            WorkflowMsg::Resumed { session, run, lease } => {
-                for page in state.memo(run, lease) {
-                    state.sessions.push(session, Push::Memo(page));
-                }
-            }
-            WorkflowMsg::StepEnded { session, step } => {
-                state.sessions.push(session, Push::Step(step));
-            }
+        if let Some(rest) = delivery.page(group, room) {
+            rest.go_on(&me);
         }
         Ok(())
     }

@@ -189,7 +189,12 @@ fn exit_of_reject(reject: &Reject) -> Exit {
     use Reject as R;
     match reject {
         R::NoSuchRun { .. } | R::NoSuchTask { .. } => Exit::NotFound,
-        R::IdConflict { .. } | R::StaleLease | R::AlreadyEnded | R::NotIdle => Exit::Conflict,
+        R::IdConflict { .. }
+        | R::StaleLease
+        | R::AlreadyEnded
+        | R::NotIdle
+        | R::TooManyLeases { .. }
+        | R::ResumedBefore => Exit::Conflict,
         R::BadName { .. }
         | R::BadId { .. }
         | R::PayloadTooLarge { .. }

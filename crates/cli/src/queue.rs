@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use coda_client::ClientError;
 use coda_protocol::ids::{Name, check_name};
-use coda_protocol::reply::Reply;
+use coda_protocol::reply::{QueueList, Reply};
 use coda_protocol::request::Request;
 use serde_json::json;
 
@@ -95,11 +95,18 @@ pub async fn admin(command: AdminCommand, global: &Global) -> Ended {
 
 async fn list(global: &Global) -> Ended {
     let cluster = Cluster::connect(global).await?;
-    let reply = cluster.ask(Request::ListQueues).await?;
+    let (mut all, mut from) = (QueueList::default(), None);
+    loop {
+        let Reply::QueuePage(page) = cluster.ask(Request::ListQueuesFrom(from)).await? else {
+            return Err(ClientError::UnexpectedReply { expected: "QueuePage" }.into());
+        };
+        from = all.add(page);
+        if from.is_none() {
+            break;
+        }
+    }
     cluster.close().await;
-    let Reply::Queues(queues) = reply else {
-        return Err(ClientError::UnexpectedReply { expected: "Queues" }.into());
-    };
+    let queues = all.into_queues();
     if queues.is_empty() {
         output::tip("no queue has work or workers yet: `coda workflow start` or `coda task submit` makes one");
     }
@@ -109,10 +116,10 @@ async fn list(global: &Global) -> Ended {
 
 async fn describe(queue: Name, global: &Global) -> Ended {
     let cluster = Cluster::connect(global).await?;
-    let reply = cluster.ask(Request::DescribeQueue(queue)).await?;
+    let reply = cluster.ask(Request::DescribeLanes(queue)).await?;
     cluster.close().await;
-    let Reply::Queue(description) = reply else {
-        return Err(ClientError::UnexpectedReply { expected: "Queue" }.into());
+    let Reply::Lanes(description) = reply else {
+        return Err(ClientError::UnexpectedReply { expected: "Lanes" }.into());
     };
     output::print(&show::queue::describe(&description, &Screen::new(global)))?;
     Ok(Exit::Ok)

@@ -2,7 +2,9 @@
 
 use coda_protocol::ids::{RunId, SessionId, TaskId};
 use coda_protocol::payload::{Failure, Payload};
-use coda_protocol::reply::{NodeDescription, QueueDescription, QueueSummary, Reply, RunDescription, TaskDescription};
+use coda_protocol::reply::{
+    LaneList, NodeDescription, QueueList, QueueSummary, Reply, RunDescription, TaskDescription,
+};
 use coda_protocol::request::Request;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -126,18 +128,27 @@ impl Client {
         TaskHandle { link: self.link.clone(), task, existed: true }
     }
 
+    /// All queues that hold work, are paused, or have workers, by name: as many pages as there are.
+    ///
     /// # Errors
     /// As [`Link::request`]; so for all below.
     pub async fn list_queues(&self) -> Result<Vec<QueueSummary>, ClientError> {
-        expect!(self.link.request(Request::ListQueues), Queues)
+        let (mut all, mut from) = (QueueList::default(), None);
+        loop {
+            let page = expect!(self.link.request(Request::ListQueuesFrom(from)), QueuePage)?;
+            from = all.add(page);
+            if from.is_none() {
+                return Ok(all.into_queues());
+            }
+        }
     }
 
     /// Why does a queue's work wait?
     ///
     /// # Errors
     /// As [`Link::request`].
-    pub async fn describe_queue(&self, queue: &str) -> Result<QueueDescription, ClientError> {
-        expect!(self.link.request(Request::DescribeQueue(queue.into())), Queue)
+    pub async fn describe_queue(&self, queue: &str) -> Result<LaneList, ClientError> {
+        expect!(self.link.request(Request::DescribeLanes(queue.into())), Lanes)
     }
 
     /// No new leases from this queue until it is unpaused.

@@ -118,6 +118,7 @@ fn closed_by_node(code: u32) -> &'static str {
         1006 => "CODA1006",
         1007 => "CODA1007",
         1008 => "CODA1008",
+        1009 => "CODA1009",
         _ => "CODA1000",
     }
 }

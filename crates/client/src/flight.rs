@@ -12,7 +12,7 @@ use coda_protocol::ids::{Position, Work};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::{Answer, Reply};
 
-use crate::options::{RETRY_MAX, RETRY_MIN, WRITE_BYTES_MAX};
+use crate::options::{RETRY_ASKED_MAX, RETRY_MAX, RETRY_MIN, WRITE_BYTES_MAX};
 
 /// What a request weighs against the bounds while it is unanswered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,14 +184,15 @@ impl<T> Flight<T> {
     }
 }
 
-/// Doubles per refusal, shortened by up to half at random; never sooner than the node asks.
+/// Doubles per refusal, shortened by up to half at random. Never sooner than the node asks, and later by up to half of
+/// that at random: those it refuses together must not come back together.
 fn retry_delay(refusals: u32, unavailable: &Unavailable, chance: f64) -> Duration {
     let grown = RETRY_MIN.saturating_mul(1 << refusals.min(10)).min(RETRY_MAX);
     let asked = match unavailable {
-        Unavailable::Overloaded { retry_after_ms } => Duration::from_millis(*retry_after_ms).min(RETRY_MAX),
+        Unavailable::Overloaded { retry_after_ms } => Duration::from_millis(*retry_after_ms).min(RETRY_ASKED_MAX),
         Unavailable::NotLeader { .. } | Unavailable::ShuttingDown | Unavailable::ConnectionLost => Duration::ZERO,
     };
-    grown.mul_f64(1.0 - chance / 2.0).max(asked)
+    grown.mul_f64(1.0 - chance / 2.0).max(asked.mul_f64(1.0 + chance / 2.0))
 }
 
 #[cfg(test)]
@@ -239,12 +240,29 @@ mod tests {
         let mut flight = Flight::new();
         flight.add(7, frame("a"), Class::Prompt, 0);
         sent(&mut flight, now);
-        assert!(matches!(flight.settle(7, overloaded(), now, 0.9), Settled::Again));
+        assert!(matches!(flight.settle(7, overloaded(), now, 0.0), Settled::Again));
         let due = flight.next_retry().unwrap();
         assert_eq!(due, now + Duration::from_millis(40));
         assert!(sent(&mut flight, due - Duration::from_millis(1)).is_empty());
         assert_eq!(sent(&mut flight, due), ["a"]);
         assert_eq!(flight.last_refusal(7), Some(Unavailable::Overloaded { retry_after_ms: 40 }));
+    }
+
+    #[test]
+    fn those_who_are_refused_together_are_spread_and_none_comes_sooner_than_asked() {
+        let after = |ms| Unavailable::Overloaded { retry_after_ms: ms };
+        for refusals in 0..40 {
+            for chance in [0.0, 0.3, 0.999] {
+                let delay = retry_delay(refusals, &after(200), chance);
+                assert!(delay >= Duration::from_millis(200) && delay <= RETRY_MAX.max(Duration::from_millis(300)));
+                assert!(retry_delay(refusals, &after(5_000), chance) >= Duration::from_millis(5_000));
+                assert!(retry_delay(refusals, &after(u64::MAX), chance) <= RETRY_ASKED_MAX * 3 / 2);
+                assert!(retry_delay(refusals, &Unavailable::ShuttingDown, chance) >= RETRY_MIN / 2);
+            }
+            let delays = || (0..100).map(|i| retry_delay(refusals, &after(200), f64::from(i) / 100.0));
+            let spread = delays().max().unwrap() - delays().min().unwrap();
+            assert!(spread >= Duration::from_millis(60), "{refusals}: {spread:?}");
+        }
     }
 
     #[test]

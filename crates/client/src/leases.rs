@@ -16,12 +16,12 @@ mod requests;
 use std::collections::{HashMap, HashSet};
 
 use coda_protocol::frame::Frame;
-use coda_protocol::ids::{LeaseId, Work, WorkKind, check_name};
+use coda_protocol::ids::{LeaseId, RunId, Work, WorkKind, check_name};
 use coda_protocol::limits::{
     CREDIT_MAX, LEASES_PER_SESSION_MAX, SUBSCRIPTION_NAMES_MAX, SUBSCRIPTIONS_PER_SESSION_MAX,
 };
 use coda_protocol::payload::WorkOutcome;
-use coda_protocol::push::{MemoPage, Push, RunLease, StepEnded};
+use coda_protocol::push::{MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded};
 use coda_protocol::request::{Credit, Request, Resume, StepKey, Subscribe};
 use tracing::{debug, warn};
 
@@ -97,7 +97,8 @@ struct Held<P> {
 #[derive(Debug)]
 struct Assembling {
     lease: RunLease,
-    pages_left: u32,
+    /// Unknown where a `MemoEnd` says so.
+    pages_left: Option<u32>,
     memo: Vec<(StepKey, WorkOutcome)>,
 }
 
@@ -195,11 +196,12 @@ impl<P> Leases<P> {
                 if lease.memo_pages == 0 {
                     events.push(WorkerEvent::RunStart { lease, memo: Vec::new() });
                 } else {
-                    let pages_left = lease.memo_pages;
+                    let pages_left = (lease.memo_pages != MEMO_PAGES_OPEN).then_some(lease.memo_pages);
                     held.assembling = Some(Box::new(Assembling { lease, pages_left, memo: Vec::new() }));
                 }
             }
             Push::Memo(page) => self.on_memo(page, events),
+            Push::MemoEnd { run, lease, steps_ended } => self.on_memo_end(run, lease, steps_ended, events),
             Push::Step(step) => self.on_step(step, events),
             Push::LeaseLost { work, lease } => self.on_lost((work, lease), events),
         }
@@ -247,12 +249,23 @@ impl<P> Leases<P> {
         };
         assembling.memo.extend(page.items);
         assembling.lease.steps_ended = assembling.lease.steps_ended.max(page.steps_ended);
-        assembling.pages_left -= 1;
-        if assembling.pages_left > 0 {
+        assembling.pages_left = assembling.pages_left.map(|left| left - 1);
+        if assembling.pages_left != Some(0) {
             held.assembling = Some(assembling);
             return;
         }
         events.push(WorkerEvent::RunStart { lease: assembling.lease, memo: assembling.memo });
+    }
+
+    /// All that had ended when the memo was begun has been told: a run starts, one that goes on has seen it.
+    fn on_memo_end(&mut self, run: RunId, lease: LeaseId, steps_ended: u32, events: &mut Vec<WorkerEvent>) {
+        let Some(held) = self.held.get_mut(&(Work::Run(run), lease)) else { return };
+        let Some(assembling) = held.assembling.take() else {
+            return events.push(WorkerEvent::StepsSeen { run, lease, steps_ended });
+        };
+        let Assembling { mut lease, memo, .. } = *assembling;
+        lease.steps_ended = lease.steps_ended.max(steps_ended);
+        events.push(WorkerEvent::RunStart { lease, memo });
     }
 
     fn on_step(&mut self, step: StepEnded, events: &mut Vec<WorkerEvent>) {

@@ -24,6 +24,8 @@ pub(crate) const STABLE_AFTER: Duration = Duration::from_millis(1_000);
 /// Delays before a request that was refused as unavailable is sent again.
 pub(crate) const RETRY_MIN: Duration = Duration::from_millis(5);
 pub(crate) const RETRY_MAX: Duration = Duration::from_millis(1_000);
+/// A node that asks for more time than this gets this much.
+pub(crate) const RETRY_ASKED_MAX: Duration = Duration::from_secs(60);
 /// How long a clean close waits for its goodbye to leave.
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 

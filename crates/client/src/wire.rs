@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use coda_protocol::frame::{CLOSE_GOODBYE, CLOSE_REPLACED, CLOSE_SHUTDOWN, Frame, FrameError, Hello, Welcome};
+use coda_protocol::frame::{
+    CLOSE_GOODBYE, CLOSE_REPLACED, CLOSE_SHUTDOWN, CLOSE_TOO_SLOW, Frame, FrameError, Hello, Welcome,
+};
 use coda_protocol::limits::PAYLOAD_STREAMS_MAX;
 use coda_protocol::version::{ALPN_CLIENT, WIRE_VERSIONS, agree};
 use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportErrorCode, VarInt};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tracing::debug;
@@ -129,6 +131,8 @@ pub(crate) fn broken(address: &str, error: &ConnectionError) -> Broken {
                 CLOSE_SHUTDOWN => Broken::ForNow("the node is shutting down".into()),
                 CLOSE_REPLACED => Broken::ForNow("another connection of this session replaced this one".into()),
                 CLOSE_GOODBYE => Broken::ForNow("the node said goodbye".into()),
+                // Whoever was slow for a while need not be for ever, and what it missed is said again.
+                CLOSE_TOO_SLOW => Broken::ForNow(format!("CODA1008 {reason}")),
                 code @ 1_000..2_000 => Broken::ForGood(ClientError::ClosedByNode { code, reason }),
                 code => Broken::ForNow(format!("closed with code {code} {reason}")),
             }
@@ -138,6 +142,9 @@ pub(crate) fn broken(address: &str, error: &ConnectionError) -> Broken {
         }
         ConnectionError::ConnectionClosed(close) if is_tls(close.error_code) => {
             Broken::ForGood(refused_by_node(address, close))
+        }
+        ConnectionError::ConnectionClosed(close) if close.error_code == TransportErrorCode::CONNECTION_REFUSED => {
+            Broken::ForNow("CODA1009 the node has as many connections as it takes".into())
         }
         ConnectionError::TransportError(_)
         | ConnectionError::ConnectionClosed(_)
@@ -152,7 +159,7 @@ pub(crate) fn broken(address: &str, error: &ConnectionError) -> Broken {
 /// QUIC carries a TLS alert as transport error 0x100 + alert.
 const TLS_ALERT: u64 = 0x100;
 
-fn is_tls(code: quinn::TransportErrorCode) -> bool {
+fn is_tls(code: TransportErrorCode) -> bool {
     (TLS_ALERT..2 * TLS_ALERT).contains(&u64::from(code))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coda_protocol::ids::{GroupId, LeaseId, RunId, Slot, TaskId, Timestamp};
+use coda_protocol::ids::{GroupId, LeaseId, RunId, SessionId, Slot, TaskId, Timestamp};
 use coda_protocol::limits::LEASES_PER_ENTRY_MAX;
 
 use crate::command::{Command, Outcome};
@@ -28,12 +28,16 @@ pub fn apply(kv: &mut dyn Kv, group: GroupId, index: u64, entry: &Entry) -> Appl
         leases: 0,
         lanes: BTreeMap::new(),
         effects: Vec::new(),
+        leases_ended: BTreeMap::new(),
         wake: None,
     };
     let outcomes = entry.commands.iter().map(|command| cx.command(command)).collect();
     let unused = lanes::serve(&mut cx, entry);
     lanes::flush(&mut cx);
     due::nudge(&mut cx);
+    cx.effects.extend(
+        cx.leases_ended.iter().map(|(session, count)| Effect::LeasesEnded { session: *session, count: *count }),
+    );
     if cx.meta != before {
         META.put(cx.kv, group, &(), &cx.meta);
     }
@@ -53,6 +57,7 @@ pub(crate) struct Cx<'a> {
     /// Lane rows touched by this entry, written once at its end.
     pub lanes: BTreeMap<Lane, LaneRow>,
     pub effects: Vec<Effect>,
+    pub leases_ended: BTreeMap<SessionId, u32>,
     /// The soonest due time that this entry added.
     pub wake: Option<Timestamp>,
 }

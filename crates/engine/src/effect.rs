@@ -20,8 +20,8 @@ pub enum Effect {
         lease: RunLease,
         has_memo: bool,
     },
-    /// A session that is back still holds the run: send it the memo again.
-    RunResumed {
+    /// The session holds the run, and is back or has asked for more than could be said at once: send it the memo again.
+    MemoWanted {
         session: SessionId,
         workflow: Name,
         run: RunId,
@@ -30,7 +30,6 @@ pub enum Effect {
     /// Tell the session where the run is resident.
     StepEnded {
         session: SessionId,
-        workflow: Name,
         step: StepEnded,
     },
     /// Tell the session to stop.
@@ -50,6 +49,13 @@ pub enum Effect {
     },
     /// The lane holds ready work that no grant has taken.
     LaneReady(Lane),
+    /// Any lane of the queue may hold ready work: look for those that somebody serves.
+    QueueUnpaused(Name),
+    /// So many leases of the session have ended, however they did: it may hold as many more.
+    LeasesEnded {
+        session: SessionId,
+        count: u32,
+    },
     /// Propose a tick then.
     WakeAt(Timestamp),
     /// The session holds leases. While it is not connected, its time to come back runs.

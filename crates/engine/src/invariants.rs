@@ -14,8 +14,8 @@ use coda_protocol::limits::LOST_LEASES_MAX;
 use crate::entry::Lane;
 use crate::kv::Read;
 use crate::rows::{LaneRow, Life, QueueRow, RunRow, TaskRow};
-use crate::tables::{Due, MemoKey, ReadyKey};
-use state::{Memo, State};
+use crate::tables::{DelayedKey, Due, MemoKey, ReadyKey};
+use state::{Memo, State, WorkRow};
 
 /// Something that must never be, under the name of the invariant that it breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ const INVARIANTS: &[(&str, Invariant)] = &[
     ("one_lease_covers_one_work", one_lease_covers_one_work),
     ("due_index_matches_waiting_work", due_index_matches_waiting_work),
     ("nothing_due_before_due_from", nothing_due_before_due_from),
+    ("delayed_index_matches_waiting_work", delayed_index_matches_waiting_work),
     ("pending_memo_matches_live_child", pending_memo_matches_live_child),
     ("steps_pending_counts_pending_memo", steps_pending_counts_pending_memo),
     ("parked_runs_wait_for_steps", parked_runs_wait_for_steps),
@@ -191,6 +192,16 @@ fn nothing_due_before_due_from(state: &State) -> Vec<String> {
     let early = state.due.iter().filter(|(at, _)| *at < from);
     let early = early.map(|(at, what)| format!("{what:?} is due at {at:?}, before due_from {from:?}")).collect();
     if from > state.meta.time { vec![format!("due_from {from:?} is after {:?}", state.meta.time)] } else { early }
+}
+
+/// What waits for time can be found by its lane too, and only that.
+fn delayed_index_matches_waiting_work(state: &State) -> Vec<String> {
+    let delayed = |row: WorkRow<'_>| match row.life {
+        Life::Delayed { until: at } | Life::Retrying { at } => Some(DelayedKey { lane: row.lane, at, work: row.work }),
+        Life::Ready | Life::Leased { .. } | Life::Parked | Life::Ended { .. } => None,
+    };
+    let rows: Vec<DelayedKey> = state.works().filter_map(delayed).collect();
+    differences("delayed work", &state.delayed, &rows)
 }
 
 /// A pending step has exactly one task or child run that will end it, and that one knows whose step it is.

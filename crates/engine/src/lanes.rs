@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 
-use coda_protocol::ids::{Name, Work, WorkKind};
+use coda_protocol::ids::{Name, Timestamp, Work, WorkKind};
 use coda_protocol::limits::{LEASE_BYTES_PER_ENTRY_MAX, PRIORITY_MAX};
 
 use crate::apply::Cx;
+use crate::due;
 use crate::effect::Effect;
 use crate::entry::{Entry, Grant, Lane};
 use crate::leases;
 use crate::rows::{ReadyPlace, Seq};
-use crate::tables::{Key, LANE, QUEUE, READY, ReadyKey};
+use crate::tables::{DELAYED, DelayedKey, Due, Key, LANE, QUEUE, READY, ReadyKey};
 
 /// How many places one look into a lane reads ahead.
 const READ_AHEAD_MAX: usize = 64;
@@ -26,6 +27,19 @@ pub(crate) fn enter(cx: &mut Cx<'_>, lane: &Lane, place: ReadyPlace, work: Work)
     row.ready += 1;
     row.ready_from = Some(row.ready_from.map_or(place, |from| from.min(place)));
     READY.insert(cx.kv, cx.group, &ReadyKey { lane: lane.clone(), place, work }, &());
+}
+
+/// Keeps work from its lane until it is due.
+pub(crate) fn delay(cx: &mut Cx<'_>, lane: &Lane, at: Timestamp, work: Work) {
+    cx.lane(lane).delayed += 1;
+    DELAYED.insert(cx.kv, cx.group, &DelayedKey { lane: lane.clone(), at, work }, &());
+    due::add(cx, at, Due::Ready(work));
+}
+
+/// Its time has come: it enters its lane next.
+pub(crate) fn end_delay(cx: &mut Cx<'_>, lane: &Lane, at: Timestamp, work: Work) {
+    cx.lane(lane).delayed -= 1;
+    DELAYED.delete(cx.kv, cx.group, &DelayedKey { lane: lane.clone(), at, work });
 }
 
 /// Fills the entry's grants from ready work, best place first, one slot per grant and round so that work spreads over

@@ -1,18 +1,17 @@
 //! Leases: granting work to a session, and taking it back.
 
-use coda_protocol::ids::{LeaseId, SessionId, Slotted, Timestamp, Work};
+use coda_protocol::ids::{LeaseId, SessionId, Slotted, Work};
 use coda_protocol::limits::{LOST_LEASES_DELAY, LOST_LEASES_MAX};
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::push::{RunLease, TaskLease};
 
 use crate::apply::Cx;
-use crate::due;
 use crate::effect::Effect;
 use crate::entry::Lane;
 use crate::lanes;
 use crate::rows::{Event, Life, ReadyPlace, RunRow, TaskRow};
 use crate::steps;
-use crate::tables::{Due, LEASE, LeaseKey, RUN, RUN_INPUT, TASK, TASK_ARGS};
+use crate::tables::{LEASE, LeaseKey, RUN, RUN_INPUT, TASK, TASK_ARGS};
 
 /// Why a lease is taken back.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,6 +74,7 @@ pub(crate) fn grant(cx: &mut Cx<'_>, session: SessionId, lane: &Lane, _: ReadyPl
 /// Removes a lease that its work no longer has.
 pub(crate) fn forget(cx: &mut Cx<'_>, session: SessionId, lease: LeaseId, lane: &Lane) {
     LEASE.delete(cx.kv, cx.group, &LeaseKey { session, lease });
+    *cx.leases_ended.entry(session).or_default() += 1;
     cx.lane(lane).leased -= 1;
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn take_back(cx: &mut Cx<'_>, session: SessionId, lease: LeaseId, wor
                 return steps::end_task(cx, task, row, Err(worker_lost()));
             }
             if let Life::Retrying { at } = row.life {
-                wait(cx, &row.lane(), at, work);
+                lanes::delay(cx, &row.lane(), at, work);
             } else {
                 enter_task(cx, work, &row);
             }
@@ -108,7 +108,7 @@ pub(crate) fn take_back(cx: &mut Cx<'_>, session: SessionId, lease: LeaseId, wor
                 return steps::end_run(cx, run, row, Err(worker_lost()));
             }
             if let Life::Retrying { at } = row.life {
-                wait(cx, &row.lane(), at, work);
+                lanes::delay(cx, &row.lane(), at, work);
             } else {
                 enter_run(cx, work, &row);
             }
@@ -124,11 +124,6 @@ fn back(cx: &Cx<'_>, lease: LeaseId, work: Work, lost: u32, reason: Reason) -> E
         (Reason::Lost, 2..) => Event::RetryAt(lease, cx.now + LOST_LEASES_DELAY.delay(lost - 1, chance(&work, lost))),
         (Reason::Lost | Reason::Released, _) => Event::Returned(lease),
     }
-}
-
-fn wait(cx: &mut Cx<'_>, lane: &Lane, at: Timestamp, work: Work) {
-    cx.lane(lane).delayed += 1;
-    due::add(cx, at, Due::Ready(work));
 }
 
 pub(crate) fn enter_task(cx: &mut Cx<'_>, work: Work, row: &TaskRow) {

@@ -1,20 +1,23 @@
 //! Reading state for people and programs. Never changes anything.
 
+mod memo;
+mod queues;
+
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use coda_protocol::ids::{GroupId, Name, RunId, SessionId, TaskId, Timestamp, Work};
-use coda_protocol::limits::{LIST_FAILURE_BYTES_MAX, LIST_ROWS_MAX, MEMO_PAGE_BYTES_MAX, MEMO_PAGE_ITEMS_MAX};
-use coda_protocol::payload::{Failure, WorkOutcome, outcome_bytes};
+use coda_protocol::ids::{GroupId, Name, RunId, SessionId, TaskId, Work};
+use coda_protocol::limits::{LIST_FAILURE_BYTES_MAX, LIST_READ_BYTES_MAX, LIST_ROWS_MAX};
+use coda_protocol::payload::{Failure, WorkOutcome};
 use coda_protocol::reject::Reject;
-use coda_protocol::reply::{
-    LaneDescription, QueueSummary, RunDescription, StepDescription, TaskDescription, Wait, WorkState,
-};
-use coda_protocol::request::StepKey;
+use coda_protocol::reply::{RunDescription, StepDescription, TaskDescription, Wait, WorkState};
 
-use crate::entry::Lane;
+pub use memo::{MemoRead, memo, memo_page};
+pub use queues::{is_listed, is_ready, lanes, queues};
+
 use crate::kv::Read;
-use crate::rows::{LaneRow, Life, MemoRow};
-use crate::tables::{Key, LANE, LEASE, MEMO, QUEUE, READY, RUN, RUN_OUTCOME, TASK, TASK_OUTCOME, write_name};
+use crate::rows::{Life, MemoRow};
+use crate::tables::{Key, LEASE, MEMO, QUEUE, RUN, RUN_OUTCOME, TASK, TASK_OUTCOME};
 
 /// How a run ended; `None` while it has not.
 ///
@@ -40,48 +43,6 @@ pub fn task_outcome(kv: &dyn Read, group: GroupId, task: TaskId) -> Result<Optio
     }
 }
 
-/// What an execution of a run needs to know from before.
-#[derive(Debug, Default)]
-pub struct Memo {
-    pub steps_ended: u32,
-    /// In pages that fit a frame.
-    pub pages: Vec<Vec<(StepKey, WorkOutcome)>>,
-}
-
-/// The memo of a run, as its current attempt sees it. Steps that only an earlier execution could ask for are left out.
-#[must_use]
-pub fn memo(kv: &dyn Read, group: GroupId, run: RunId) -> Memo {
-    let Some(row) = RUN.get(kv, group, &run) else { return Memo::default() };
-    let lease = row.life.lease().map(|(_, lease)| lease);
-    let mut pages: Vec<Vec<(StepKey, WorkOutcome)>> = Vec::new();
-    let mut bytes = 0;
-    MEMO.scan(
-        kv,
-        group,
-        |out| run.write(out),
-        |key, memo| {
-            let of = key.step.cache_key.fresh_lease();
-            if of.is_some() && of != lease {
-                return ControlFlow::Continue(());
-            }
-            let Some(outcome) = memo.outcome(row.attempt) else { return ControlFlow::Continue(()) };
-            let size = outcome_bytes(&outcome) + key.step.cache_key.as_bytes().len() + key.step.name.len();
-            match pages.last_mut() {
-                Some(page) if bytes + size <= MEMO_PAGE_BYTES_MAX && page.len() < MEMO_PAGE_ITEMS_MAX => {
-                    page.push((key.step, outcome));
-                    bytes += size;
-                }
-                Some(_) | None => {
-                    pages.push(vec![(key.step, outcome)]);
-                    bytes = size;
-                }
-            }
-            ControlFlow::Continue(())
-        },
-    );
-    Memo { steps_ended: row.steps_ended, pages }
-}
-
 /// What a run is doing, and why it waits.
 ///
 /// # Errors
@@ -90,17 +51,19 @@ pub fn run(kv: &dyn Read, group: GroupId, run: RunId) -> Result<RunDescription, 
     let row = RUN.get(kv, group, &run).ok_or_else(|| Reject::NoSuchRun { run: run.to_string() })?;
     let outcome = RUN_OUTCOME.get(kv, group, &run);
     let mut steps = Vec::new();
-    let mut failure_bytes = 0;
+    let (mut failure_bytes, mut read_bytes) = (0, 0);
     let mut truncated = false;
     MEMO.scan(
         kv,
         group,
         |out| run.write(out),
         |key, memo| {
-            if steps.len() == LIST_ROWS_MAX || failure_bytes >= LIST_FAILURE_BYTES_MAX {
+            let full = steps.len() == LIST_ROWS_MAX || failure_bytes >= LIST_FAILURE_BYTES_MAX;
+            if full || read_bytes >= LIST_READ_BYTES_MAX {
                 truncated = true;
                 return ControlFlow::Break(());
             }
+            read_bytes += memo.bytes();
             let (state, attempts, last_failure) = step_state(kv, group, &memo);
             failure_bytes += last_failure.as_ref().map_or(0, Failure::bytes);
             steps.push(StepDescription { name: key.step.name, kind: key.step.kind, state, attempts, last_failure });
@@ -191,74 +154,20 @@ fn is_paused(kv: &dyn Read, group: GroupId, queue: &Name) -> bool {
     QUEUE.get(kv, group, queue).is_some_and(|row| row.paused)
 }
 
-/// All queues that hold live work or are paused, by name. Worker counts are the leader's to add.
+/// How many leases each session holds. Reads all of them: for a new leader, who counts from there.
 #[must_use]
-pub fn queues(kv: &dyn Read, group: GroupId) -> Vec<QueueSummary> {
-    let mut summaries: std::collections::BTreeMap<Name, QueueSummary> = std::collections::BTreeMap::new();
-    QUEUE.scan(
+pub fn leases_held(kv: &dyn Read, group: GroupId) -> BTreeMap<SessionId, u32> {
+    let mut held = BTreeMap::new();
+    LEASE.scan(
         kv,
         group,
         |_| {},
-        |queue, row| {
-            summaries.insert(queue.clone(), summary(queue, row.paused));
+        |key, _| {
+            *held.entry(key.session).or_default() += 1;
             ControlFlow::Continue(())
         },
     );
-    LANE.scan(
-        kv,
-        group,
-        |_| {},
-        |lane, row| {
-            let known = summaries.entry(lane.queue.clone()).or_insert_with(|| summary(lane.queue, false));
-            known.ready += row.ready;
-            known.leased += row.leased;
-            known.delayed += row.delayed;
-            ControlFlow::Continue(())
-        },
-    );
-    summaries.into_values().collect()
-}
-
-fn summary(queue: Name, paused: bool) -> QueueSummary {
-    QueueSummary { queue, paused, ready: 0, leased: 0, delayed: 0, workers: 0 }
-}
-
-/// A queue's lanes. Worker counts, and the `Soon` of waiting lanes, are the leader's to refine.
-#[must_use]
-pub fn lanes(kv: &dyn Read, group: GroupId, queue: &Name) -> Vec<LaneDescription> {
-    let paused = is_paused(kv, group, queue);
-    let mut rows: Vec<(Lane, LaneRow)> = Vec::new();
-    LANE.scan(
-        kv,
-        group,
-        |out| write_name(queue, out),
-        |lane, row| {
-            rows.push((lane, row));
-            if rows.len() < LIST_ROWS_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        },
-    );
-    let describe = |(lane, row): (Lane, LaneRow)| LaneDescription {
-        kind: lane.kind,
-        ready: row.ready,
-        leased: row.leased,
-        delayed: row.delayed,
-        workers: 0,
-        free_slots: 0,
-        oldest: oldest(kv, group, &lane, &row),
-        waits: match row.ready {
-            0 => Wait::No,
-            _ if paused => Wait::QueuePaused,
-            _ => Wait::Soon,
-        },
-        name: lane.name,
-    };
-    rows.into_iter().map(describe).collect()
-}
-
-/// Whether a lane holds work that could run now, its queue unpaused.
-#[must_use]
-pub fn is_ready(kv: &dyn Read, group: GroupId, lane: &Lane) -> bool {
-    LANE.get(kv, group, lane).is_some_and(|row| row.ready > 0) && !is_paused(kv, group, &lane.queue)
+    held
 }
 
 /// Whether a session holds any lease.
@@ -275,31 +184,4 @@ pub fn holds_leases(kv: &dyn Read, group: GroupId, session: SessionId) -> bool {
         },
     );
     holds
-}
-
-/// When the work that is next in a lane was accepted.
-fn oldest(kv: &dyn Read, group: GroupId, lane: &Lane, row: &LaneRow) -> Option<Timestamp> {
-    if row.ready == 0 {
-        return None;
-    }
-    let mut first = None;
-    let from = |out: &mut Vec<u8>| {
-        if let Some(place) = row.ready_from {
-            place.write(out);
-        }
-    };
-    READY.scan_from(
-        kv,
-        group,
-        |out| lane.write(out),
-        from,
-        |key, ()| {
-            first = Some(key.work);
-            ControlFlow::Break(())
-        },
-    );
-    match first? {
-        Work::Task(task) => TASK.get(kv, group, &task).map(|row| row.created),
-        Work::Run(run) => RUN.get(kv, group, &run).map(|row| row.created),
-    }
 }

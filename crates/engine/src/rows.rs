@@ -238,6 +238,16 @@ pub enum MemoRow {
 }
 
 impl MemoRow {
+    /// What it remembers, in bytes: what reading it costs.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Pending { .. } => 0,
+            Self::Ended { result, .. } => result.data.len() + result.codec.len(),
+            Self::Failed { failure, .. } => failure.bytes(),
+        }
+    }
+
     /// The outcome as an execution in `run_attempt` sees it.
     #[must_use]
     pub fn outcome(&self, run_attempt: u32) -> Option<WorkOutcome> {

@@ -72,7 +72,7 @@ fn end_step(cx: &mut Cx<'_>, parent: &Parent, child: Work, attempts: u32, outcom
 pub(crate) fn tell_ended(cx: &mut Cx<'_>, run: RunId, row: &RunRow, key: &StepKey, outcome: WorkOutcome) {
     let Some((session, lease)) = row.life.lease() else { return };
     let step = StepEnded { run, lease, key: key.clone(), outcome, steps_ended: row.steps_ended };
-    cx.effects.push(Effect::StepEnded { session, workflow: row.workflow.clone(), step });
+    cx.effects.push(Effect::StepEnded { session, step });
 }
 
 pub(crate) fn memo_key(run: RunId, step: &StepKey) -> MemoKey {

@@ -32,6 +32,7 @@ pub const TASK_ARGS: Table<TaskId, Payload> = Table::new(10);
 pub const TASK_OUTCOME: Table<TaskId, WorkOutcome> = Table::new(11);
 pub const LEASE: Table<LeaseKey, Work> = Table::new(12);
 pub const DUE: Table<DueKey, ()> = Table::new(13);
+pub const DELAYED: Table<DelayedKey, ()> = Table::new(14);
 
 const ROW_VERSION: u8 = 1;
 
@@ -40,6 +41,14 @@ const ROW_VERSION: u8 = 1;
 pub struct ReadyKey {
     pub lane: Lane,
     pub place: ReadyPlace,
+    pub work: Work,
+}
+
+/// Delayed work and work that waits for a retry, by lane and time: so that a lane can say when its first is due.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DelayedKey {
+    pub lane: Lane,
+    pub at: Timestamp,
     pub work: Work,
 }
 
@@ -194,6 +203,17 @@ fn successor(prefix: &[u8]) -> Vec<u8> {
     unreachable!("keys start with a group number below the maximum")
 }
 
+/// The bytes of a step inside a key.
+pub fn write_step(step: &StepKey, out: &mut Vec<u8>) {
+    out.push(match step.kind {
+        StepKind::Task => 0,
+        StepKind::Workflow => 1,
+        StepKind::Inline => 2,
+    });
+    write_name(&step.name, out);
+    out.extend_from_slice(step.cache_key.as_bytes());
+}
+
 /// The bytes of a name inside a key.
 pub fn write_name(name: &str, out: &mut Vec<u8>) {
     out.push(name.len() as u8);
@@ -315,16 +335,21 @@ impl Key for ReadyKey {
     }
 }
 
+impl Key for DelayedKey {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.lane.write(out);
+        out.extend_from_slice(&self.at.0.to_be_bytes());
+        self.work.write(out);
+    }
+    fn read(bytes: &mut &[u8]) -> Self {
+        Self { lane: Lane::read(bytes), at: Timestamp(u64::from_be_bytes(take(bytes))), work: Work::read(bytes) }
+    }
+}
+
 impl Key for MemoKey {
     fn write(&self, out: &mut Vec<u8>) {
         self.run.write(out);
-        out.push(match self.step.kind {
-            StepKind::Task => 0,
-            StepKind::Workflow => 1,
-            StepKind::Inline => 2,
-        });
-        write_name(&self.step.name, out);
-        out.extend_from_slice(self.step.cache_key.as_bytes());
+        write_step(&self.step, out);
     }
     fn read(bytes: &mut &[u8]) -> Self {
         let run = RunId::read(bytes);
@@ -392,6 +417,7 @@ mod tests {
         let lane = Lane { queue: "q".into(), kind: WorkKind::Run, name: "n".into() };
         let work = Work::Task(TaskId([3; 16]));
         let place = ReadyPlace { rank: 5, seq: Seq { index: 7, ordinal: 9 } };
+        round_trip(DelayedKey { lane: lane.clone(), at: Timestamp(4), work });
         round_trip(ReadyKey { lane, place, work });
         round_trip(DueKey { at: Timestamp(4), what: Due::Forget(Work::Run(RunId([8; 16]))) });
         round_trip(LeaseKey { session: SessionId([1; 16]), lease: LeaseId(2) });

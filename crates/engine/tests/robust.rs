@@ -216,7 +216,7 @@ fn play(steps: &[Step]) {
         drop(query::memo(&kv, GROUP, *run));
     });
     TASK.all(&kv, GROUP).iter().for_each(|(task, _)| drop(query::task(&kv, GROUP, *task).unwrap()));
-    let queues = query::queues(&kv, GROUP);
+    let queues = query::queues(&kv, GROUP, None).queues;
     queues.iter().for_each(|queue| drop(query::lanes(&kv, GROUP, &queue.queue)));
 }
 

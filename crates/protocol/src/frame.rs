@@ -80,8 +80,10 @@ pub enum FrameError {
     Malformed(#[from] Malformed),
     #[error("an unexpected frame: {what}")]
     Unexpected { what: &'static str },
-    #[error("more than {max} {what} at once")]
-    TooMany { what: &'static str, max: usize },
+    #[error("more than {bytes_max} unread bytes: the peer reads too slowly")]
+    TooSlow { bytes_max: usize },
+    #[error("the node has as many connections as it takes, {max}")]
+    TooManyConnections { max: usize },
 }
 
 impl FrameError {
@@ -96,7 +98,8 @@ impl FrameError {
             Self::VersionMismatch { .. } => "CODA1005",
             Self::Malformed(_) => "CODA1006",
             Self::Unexpected { .. } => "CODA1007",
-            Self::TooMany { .. } => "CODA1008",
+            Self::TooSlow { .. } => "CODA1008",
+            Self::TooManyConnections { .. } => "CODA1009",
         }
     }
 
@@ -113,6 +116,8 @@ pub const CLOSE_GOODBYE: u32 = 1;
 pub const CLOSE_SHUTDOWN: u32 = 2;
 /// The close code for a connection that another one of the same session replaced.
 pub const CLOSE_REPLACED: u32 = 3;
+/// The close code of [`FrameError::TooSlow`]: come back, what was missed is said again.
+pub const CLOSE_TOO_SLOW: u32 = 1008;
 
 impl Frame {
     /// Appends the frame's bytes.

@@ -23,9 +23,13 @@ pub const SPAWN_STEPS_MAX: usize = 256;
 pub const SPAWN_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 /// Most bytes of results in the answer to one `Spawn`; further results follow as pushes.
 pub const SPAWN_REPLY_BYTES_MAX: usize = 256 << 10;
+/// Most bytes of such pushes; if there are more, the run's memo is sent again, as fast as its worker takes it.
+pub const SPAWN_PUSH_BYTES_MAX: usize = 8 << 20;
 /// Most results in a page of a run's memo, and most bytes of results that start another page.
 pub const MEMO_PAGE_ITEMS_MAX: usize = 512;
 pub const MEMO_PAGE_BYTES_MAX: usize = 256 << 10;
+/// Most rows that are read for such a page, those that are left out included.
+pub const MEMO_PAGE_ROWS_MAX: usize = 4_096;
 /// Most task and workflow names in one subscription.
 pub const SUBSCRIPTION_NAMES_MAX: usize = 1_024;
 /// Most queues that one session subscribes to.
@@ -57,8 +61,9 @@ pub const PROPOSER_QUEUE_MAX: usize = 8_192;
 
 /// Most due items that one tick handles; the rest is handled by the next.
 pub const TICK_DUE_MAX: usize = 256;
-/// Most rows that one tick deletes for retention.
+/// Most rows that one tick deletes for retention, and most bytes of results that it reads to find them.
 pub const TICK_DELETE_MAX: usize = 2_048;
+pub const TICK_DELETE_BYTES_MAX: usize = 16 << 20;
 /// Most leases that the end of a session takes back at once; the rest follows in further commands.
 pub const LEASES_PER_END_MAX: usize = 1_024;
 
@@ -84,8 +89,11 @@ pub const LOST_LEASES_DELAY: RetryPolicy = RetryPolicy {
 /// How long a finished run or task and its result can still be read.
 pub const RETENTION_MS: u64 = 24 * 3_600 * 1_000;
 
-/// Most rows in a listing.
+/// Most rows in a listing, or in a page of one.
 pub const LIST_ROWS_MAX: usize = 1_000;
+/// Most rows that are read for such a page, and most bytes of results beside which its rows lie.
+pub const LIST_SCAN_ROWS_MAX: usize = 10_000;
+pub const LIST_READ_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of failures in a listing; the rows behind them are left out.
 pub const LIST_FAILURE_BYTES_MAX: usize = 256 << 10;
 
@@ -95,3 +103,4 @@ const _: () = assert!(COMMANDS_PER_ENTRY_MAX * SPAWN_STEPS_MAX < 1 << 28);
 const _: () = assert!(SPAWN_BYTES_MAX <= PROPOSER_ENTRY_BYTES_MAX);
 const _: () = assert!(FRAME_INLINE_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(PRIORITY_DEFAULT <= PRIORITY_MAX);
+const _: () = assert!(LIST_ROWS_MAX <= LIST_SCAN_ROWS_MAX);

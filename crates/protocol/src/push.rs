@@ -11,7 +11,7 @@ use crate::request::StepKey;
 pub enum Push {
     /// Execute this task. One credit is used up.
     Task(TaskLease),
-    /// Execute this workflow function from the top, once all pages of its memo are here. One credit is used up.
+    /// Execute this workflow function from the top, once all of its memo is here. One credit is used up.
     Run(RunLease),
     /// A page of what a leased run already knows.
     Memo(MemoPage),
@@ -19,7 +19,13 @@ pub enum Push {
     Step(StepEnded),
     /// The lease is not yours any more: stop, results will be refused.
     LeaseLost { work: Work, lease: LeaseId },
+    /// All of the memo has been sent: what had ended when its first page was read, and perhaps more.
+    MemoEnd { run: RunId, lease: LeaseId, steps_ended: u32 },
 }
+
+/// A memo of as many pages as come before its [`Push::MemoEnd`]: they are read as fast as the worker takes them, and
+/// nobody has counted them.
+pub const MEMO_PAGES_OPEN: u32 = u32::MAX;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskLease {
@@ -44,7 +50,7 @@ pub struct RunLease {
     pub input: Payload,
     /// From 1; counts failures of the workflow function.
     pub attempt: u32,
-    /// How many `Memo` pages belong to this lease.
+    /// How many `Memo` pages belong to this lease; or [`MEMO_PAGES_OPEN`].
     pub memo_pages: u32,
     /// Finished steps so far: where `ParkRun::seen` starts.
     pub steps_ended: u32,
@@ -54,7 +60,7 @@ pub struct RunLease {
 pub struct MemoPage {
     pub run: RunId,
     pub lease: LeaseId,
-    /// Finished steps when the page was read.
+    /// Finished steps when the first page was read.
     pub steps_ended: u32,
     pub items: Vec<(StepKey, WorkOutcome)>,
 }

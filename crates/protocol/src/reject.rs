@@ -44,6 +44,10 @@ pub enum Reject {
     NotIdle,
     #[error("a step of this kind cannot be sent in this request")]
     WrongStepKind,
+    #[error("the session holds {max} leases, as many as one may: end some, or serve with several sessions")]
+    TooManyLeases { max: u64 },
+    #[error("this connection has resumed its session already: say so once, before anything else")]
+    ResumedBefore,
 }
 
 impl Reject {
@@ -68,6 +72,8 @@ impl Reject {
             Self::AlreadyEnded => "CODA2015",
             Self::NotIdle => "CODA2016",
             Self::WrongStepKind => "CODA2017",
+            Self::TooManyLeases { .. } => "CODA2018",
+            Self::ResumedBefore => "CODA2019",
         }
     }
 }

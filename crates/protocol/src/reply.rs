@@ -1,11 +1,14 @@
 //! What a node answers.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use crate::ids::{LeaseId, Name, NodeId, Position, RunId, TaskId, Timestamp, WorkKind};
+use crate::ids::{LeaseId, Name, NodeId, Position, RunId, TaskId, Timestamp, WorkKind, check_name};
 use crate::payload::{Failure, Payload, WorkOutcome};
-use crate::reject::Refusal;
+use crate::reject::{Refusal, Reject};
 
 /// One answer: what happened and where in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,8 @@ pub enum Reply {
     Run(RunDescription),
     Task(TaskDescription),
     Node(NodeDescription),
+    QueuePage(QueuePage),
+    Lanes(LaneList),
 }
 
 /// What is known of a step.
@@ -56,6 +61,40 @@ pub struct QueueSummary {
     pub delayed: u64,
     /// Sessions subscribed on this node.
     pub workers: u32,
+}
+
+/// Some of the queues, by name. Of a queue that two pages share, each counts a part: see [`QueueList`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuePage {
+    pub queues: Vec<QueueSummary>,
+    /// There are more.
+    pub next: Option<QueueCursor>,
+}
+
+/// Where a page of queues begins: among those with work by kind and name of it, among those that are only paused, or
+/// among those that only have workers. Variants are only ever appended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QueueCursor {
+    Lane { queue: Name, kind: WorkKind, name: Name },
+    Paused(Name),
+    Served(Name),
+}
+
+/// The pages of a list of queues, put together.
+#[derive(Clone, Debug, Default)]
+pub struct QueueList {
+    queues: BTreeMap<Name, QueueSummary>,
+}
+
+/// A queue and the first of its lanes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneList {
+    pub summary: QueueSummary,
+    pub lanes: Vec<LaneDescription>,
+    /// How many there are with work. The summary counts all of them.
+    pub lanes_total: u64,
+    /// If not, there are more than anybody counts: the total and the summary are what was seen so far.
+    pub counted_all: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,4 +220,44 @@ pub struct Counters {
     pub log_bytes: u64,
     pub leases: u64,
     pub rejects: u64,
+}
+
+impl QueueList {
+    /// Adds a page; where the next one begins.
+    pub fn add(&mut self, page: QueuePage) -> Option<QueueCursor> {
+        for part in page.queues {
+            match self.queues.entry(part.queue.clone()) {
+                Entry::Vacant(new) => drop(new.insert(part)),
+                Entry::Occupied(mut known) => {
+                    let known = known.get_mut();
+                    known.paused |= part.paused;
+                    known.ready += part.ready;
+                    known.leased += part.leased;
+                    known.delayed += part.delayed;
+                    known.workers = known.workers.max(part.workers);
+                }
+            }
+        }
+        page.next
+    }
+
+    /// All queues by name, each once.
+    #[must_use]
+    pub fn into_queues(self) -> Vec<QueueSummary> {
+        self.queues.into_values().collect()
+    }
+}
+
+impl QueueCursor {
+    /// Checks the names.
+    ///
+    /// # Errors
+    /// [`Reject::BadName`].
+    pub fn check(&self) -> Result<(), Reject> {
+        match self {
+            Self::Lane { queue, name, .. } => check_name(queue).and_then(|()| check_name(name)),
+            Self::Paused(queue) | Self::Served(queue) if queue.is_empty() => Ok(()),
+            Self::Paused(queue) | Self::Served(queue) => check_name(queue),
+        }
+    }
 }

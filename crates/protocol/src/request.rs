@@ -6,6 +6,7 @@ use crate::cache_key::CacheKey;
 use crate::ids::{LeaseId, Millis, Name, RunId, SessionId, TaskId, Work, WorkKind};
 use crate::payload::{Payload, WorkOutcome};
 use crate::policy::RetryPolicy;
+use crate::reply::QueueCursor;
 
 /// A question or a wish. Variants are only ever appended: their order is on the wire.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,9 +41,9 @@ pub enum Request {
     /// A supervisor saw this session's process die: hand its leases back now. → `Done`
     EndSession(SessionId),
 
-    /// → `Queues`
+    /// The first page of `ListQueuesFrom`. → `Queues`
     ListQueues,
-    /// Why does a queue's work wait? → `Queue`
+    /// As `DescribeLanes`, without the totals. → `Queue`
     DescribeQueue(Name),
     /// No new leases from this queue. → `Done`
     PauseQueue(Name),
@@ -54,6 +55,10 @@ pub enum Request {
     DescribeTask(TaskId),
     /// → `Node`
     DescribeNode,
+    /// The queues, a page at a time: from the first on, or from where the page before has ended. → `QueuePage`
+    ListQueuesFrom(Option<QueueCursor>),
+    /// Why does a queue's work wait? → `Lanes`
+    DescribeLanes(Name),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

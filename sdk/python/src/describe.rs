@@ -3,7 +3,7 @@
 use coda_client::protocol::ids::WorkKind;
 use coda_client::protocol::payload::{Failure, WorkOutcome};
 use coda_client::protocol::reply::{
-    LaneDescription, NodeDescription, QueueDescription, QueueSummary, RunDescription, TaskDescription, Wait, WorkState,
+    LaneDescription, LaneList, NodeDescription, QueueSummary, RunDescription, TaskDescription, Wait, WorkState,
 };
 use coda_client::protocol::request::StepKind;
 use pyo3::prelude::*;
@@ -32,10 +32,12 @@ pub(crate) fn queue_summary<'py>(py: Python<'py>, queue: &QueueSummary) -> Dict<
     )
 }
 
-pub(crate) fn queue<'py>(py: Python<'py>, queue: &QueueDescription) -> Dict<'py> {
+pub(crate) fn queue<'py>(py: Python<'py>, queue: &LaneList) -> Dict<'py> {
     let lanes = queue.lanes.iter().map(|each| lane(py, each)).collect::<PyResult<Vec<_>>>()?;
     let dict = queue_summary(py, &queue.summary)?;
     dict.set_item("lanes", PyList::new(py, lanes)?)?;
+    dict.set_item("lanes_total", queue.lanes_total)?;
+    dict.set_item("counted_all", queue.counted_all)?;
     Ok(dict)
 }
 

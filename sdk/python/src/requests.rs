@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use coda_client::Served;
 use coda_client::protocol::cache_key::CacheKey;
-use coda_client::protocol::ids::{LeaseId, Millis, Name, RunId, SessionId, TaskId, Work};
+use coda_client::protocol::ids::{LeaseId, Millis, Name, RunId, SessionId, TaskId, Work, WorkKind};
 use coda_client::protocol::payload::{Failure, Payload, WorkOutcome};
 use coda_client::protocol::policy::RetryPolicy;
+use coda_client::protocol::reply::QueueCursor;
 use coda_client::protocol::request::Subscribe;
 use coda_client::protocol::request::{
     CompleteRun, CompleteTask, ParkRun, RecordStep, Release, Request, Spawn, SpawnStep, StartRun, StepKey, StepKind,
@@ -98,8 +99,9 @@ pub(crate) fn request(tuple: &Bound<'_, PyTuple>) -> PyResult<(u64, Request)> {
             seen: u32::try_from(items.int(4)?)?,
         }),
         END_SESSION => Request::EndSession(SessionId(items.id(2)?)),
-        LIST_QUEUES => Request::ListQueues,
-        DESCRIBE_QUEUE => Request::DescribeQueue(items.name(2)?),
+        LIST_QUEUES if tuple.len() == 2 => Request::ListQueuesFrom(None),
+        LIST_QUEUES => Request::ListQueuesFrom(Some(items.cursor()?)),
+        DESCRIBE_QUEUE => Request::DescribeLanes(items.name(2)?),
         PAUSE_QUEUE => Request::PauseQueue(items.name(2)?),
         UNPAUSE_QUEUE => Request::UnpauseQueue(items.name(2)?),
         DESCRIBE_RUN => Request::DescribeRun(RunId(items.id(2)?)),
@@ -179,6 +181,20 @@ impl Items<'_, '_> {
 
     fn name(&self, index: usize) -> PyResult<Name> {
         name_of(&self.0.get_item(index)?)
+    }
+
+    /// Where a page of queues begins, as the page before it said.
+    fn cursor(&self) -> PyResult<QueueCursor> {
+        let queue = self.name(3)?;
+        match self.small(2)? {
+            0 => {
+                let kind = if self.small(4)? == 0 { WorkKind::Task } else { WorkKind::Run };
+                Ok(QueueCursor::Lane { queue, kind, name: self.name(5)? })
+            }
+            1 => Ok(QueueCursor::Paused(queue)),
+            2 => Ok(QueueCursor::Served(queue)),
+            part => Err(PyValueError::new_err(format!("a list of queues has no part {part}"))),
+        }
     }
 
     fn payload(&self, index: usize) -> PyResult<Payload> {

@@ -3,7 +3,7 @@
 use coda_client::protocol::ids::{Work, WorkKind};
 use coda_client::protocol::payload::{Payload, WorkOutcome};
 use coda_client::protocol::push::{RunLease, TaskLease};
-use coda_client::protocol::reply::{Reply, StepState};
+use coda_client::protocol::reply::{QueueCursor, Reply, StepState};
 use coda_client::protocol::request::{StepKey, StepKind};
 use coda_client::{ClientError, Event, WorkerEvent};
 use pyo3::IntoPyObjectExt;
@@ -147,10 +147,26 @@ fn reply(py: Python<'_>, reply: Reply) -> Tuple<'_> {
             let queues = queues.iter().map(|queue| describe::queue_summary(py, queue));
             Ok(PyList::new(py, queues.collect::<PyResult<Vec<_>>>()?)?.into_any())
         }
-        Reply::Queue(queue) => describe::queue(py, &queue).map(Bound::into_any),
+        Reply::QueuePage(page) => {
+            let queues = page.queues.iter().map(|queue| describe::queue_summary(py, queue));
+            let queues = PyList::new(py, queues.collect::<PyResult<Vec<_>>>()?)?;
+            (queues, page.next.map(cursor)).into_bound_py_any(py)
+        }
+        Reply::Lanes(list) => describe::queue(py, &list).map(Bound::into_any),
+        // Answers to requests that this module does not send.
+        Reply::Queue(_) => Ok(py.None().into_bound(py)),
         Reply::Run(run) => describe::run(py, &run).map(Bound::into_any),
         Reply::Task(task) => describe::task(py, &task).map(Bound::into_any),
         Reply::Node(node) => describe::node(py, &node).map(Bound::into_any),
+    }
+}
+
+/// What the request for the next page has behind its token.
+fn cursor(cursor: QueueCursor) -> (u8, String, u8, String) {
+    match cursor {
+        QueueCursor::Lane { queue, kind, name } => (0, queue.into(), work_kind(kind), name.into()),
+        QueueCursor::Paused(queue) => (1, queue.into(), 0, String::new()),
+        QueueCursor::Served(queue) => (2, queue.into(), 0, String::new()),
     }
 }
 

@@ -185,9 +185,11 @@ class FakeCluster:
     def _on_10(self, port: FakePort, token: int, session: bytes) -> Any:
         return None
 
-    def _on_11(self, port: FakePort, token: int) -> Any:
-        queues = sorted({work.queue for work in self.work.values()})
-        return [self._summary(queue) for queue in queues]
+    def _on_11(self, port: FakePort, token: int, *cursor: Any) -> Any:
+        # One queue a page.
+        queues = sorted({work.queue for work in self.work.values()} | self.paused)
+        here = [queue for queue in queues if not cursor or queue >= cursor[1]]
+        return [self._summary(queue) for queue in here[:1]], ((1, here[1], 0, "") if here[1:] else None)
 
     def _summary(self, queue: str) -> dict[str, Any]:
         here = [work for work in self.work.values() if work.queue == queue]
@@ -212,7 +214,7 @@ class FakeCluster:
             "oldest": 1_000,
             "waits": ("no_worker", None),
         }
-        return {**self._summary(queue), "lanes": [lane]}
+        return {**self._summary(queue), "lanes": [lane], "lanes_total": 1, "counted_all": True}
 
     def _on_13(self, port: FakePort, token: int, queue: str) -> Any:
         self.paused.add(queue)

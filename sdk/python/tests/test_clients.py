@@ -13,6 +13,7 @@ from typing import Any
 import coda
 import pytest
 from coda import _wire as wire
+from coda._descriptions import QueuePages
 from conftest import World, until
 from fake_native import FakeCluster
 
@@ -47,15 +48,28 @@ def test_a_blocking_client_starts_and_waits(answered: FakeCluster) -> None:
             client.handle(coda.id_for("nobody")).result()
         assert missing.value.code == "CODA2011"
         client.pause("default")
-        assert client.queues()[0].paused
+        client.pause("other")
+        assert [(queue.name, queue.paused) for queue in client.queues()] == [("default", True), ("other", True)]
         client.unpause("default")
         queue = client.queue("default")
         assert (queue.name, queue.paused, str(queue.lanes[0].waits)) == ("default", False, "no worker")
+        assert (queue.lanes_total, queue.counted_all) == (1, True)
         assert queue.lanes[0].oldest == datetime.datetime(1970, 1, 1, 0, 0, 1, tzinfo=datetime.timezone.utc)
     with pytest.raises(coda.ClosedError):
         client.queues()
     start = answered.requests(wire.START_RUN)[1]
     assert start[3:] == ("w", "default", ("json", b"{}"), 4, (0, 1000, 200, 60000, 20), 2000)
+
+
+def test_what_two_pages_say_about_one_queue_adds_up() -> None:
+    def part(queue: str, ready: int, workers: int) -> dict[str, Any]:
+        counts = {"ready": ready, "leased": 1, "delayed": 0, "workers": workers}
+        return {"queue": queue, "paused": False, **counts}
+
+    pages = QueuePages()
+    assert pages.add(([part("b", 10, 2)], (0, "b", 1, "n"))) == (0, "b", 1, "n")
+    assert pages.add(([part("b", 5, 2), part("a", 1, 0)], None)) is None
+    assert [(queue.name, queue.ready, queue.workers) for queue in pages.queues()] == [("a", 1, 0), ("b", 15, 2)]
 
 
 def test_an_async_client_does_the_same(answered: FakeCluster) -> None:

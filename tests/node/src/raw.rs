@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use coda_protocol::frame::{Frame, Hello, Welcome};
-use coda_protocol::ids::{Name, SessionId, WorkKind};
+use coda_protocol::ids::{Millis, Name, SessionId, TaskId, WorkKind};
+use coda_protocol::payload::Payload;
+use coda_protocol::policy::RetryPolicy;
 use coda_protocol::push::{Push, TaskLease};
 use coda_protocol::reject::Refusal;
 use coda_protocol::reply::Reply;
-use coda_protocol::request::{Credit, Request, Resume, Subscribe};
+use coda_protocol::request::{Credit, Request, Resume, SubmitTask, Subscribe};
 use coda_protocol::version::WIRE_VERSIONS;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
@@ -68,6 +70,20 @@ pub fn endpoint() -> Endpoint {
     socket.bind(&any.into()).expect("a port");
     let runtime = Arc::new(quinn::TokioRuntime);
     Endpoint::new(quinn::EndpointConfig::default(), None, socket.into(), runtime).expect("an endpoint")
+}
+
+/// A task that nothing is known of but its name.
+#[must_use]
+pub fn submit(name: &str, queue: &str) -> Request {
+    Request::SubmitTask(SubmitTask {
+        task: TaskId::random(),
+        name: name.into(),
+        queue: queue.into(),
+        args: Payload::json("1"),
+        priority: 4,
+        policy: RetryPolicy::NEVER,
+        delay: Millis(0),
+    })
 }
 
 /// One frame's bytes.

@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use coda_broker::config::OUTBOX_BYTES_MAX;
+use coda_broker::config::{LEASE_WINDOW_BYTES_MAX, OUTBOX_BYTES_MAX};
 use coda_client::{BoxError, SubmitOptions};
 use coda_node_tests::node::TestNode;
+use coda_node_tests::raw::{Raw, bytes_of};
 use coda_node_tests::work::{Calls, run};
 use coda_node_tests::{logs, soon, until};
 use coda_protocol::cache_key::{CacheKey, KeyPart};
 use coda_protocol::frame::Frame;
 use coda_protocol::ids::{LeaseId, Millis, RunId, TaskId, WorkKind};
-use coda_protocol::limits::{CREDIT_MAX, PROPOSER_QUEUE_MAX};
+use coda_protocol::limits::{CREDIT_MAX, LEASES_PER_SESSION_MAX, LIST_ROWS_MAX, PROPOSER_QUEUE_MAX};
 use coda_protocol::payload::Payload;
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::push::Push;
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
-use coda_protocol::reply::Reply;
-use coda_protocol::request::{CompleteTask, Credit, Request, Spawn, SpawnStep, StepKey, StepKind, SubmitTask};
+use coda_protocol::reply::{QueueCursor, Reply, Wait};
+use coda_protocol::request::{CompleteTask, Credit, Request, Resume, Spawn, SpawnStep, StepKey, StepKind, SubmitTask};
 use quinn::ConnectionError;
 
 fn submit(task: TaskId, name: &str, queue: &str) -> Request {
@@ -277,5 +278,199 @@ async fn a_busy_queue_with_more_workers_than_an_entry_takes_does_not_starve_anot
         idle += usize::from(tasks(&worker.pushes_so_far().await) == 0);
     }
     assert_eq!(idle, 0, "workers that never got anything");
+    node.stop().await;
+}
+
+/// Submits tasks, many at a time.
+async fn submit_many(raw: &mut Raw, first: u64, count: u64, name: &str, queue: &str) {
+    const AT_ONCE: u64 = 1_000;
+    for from in (first..first + count).step_by(AT_ONCE as usize) {
+        let ids = from..(first + count).min(from + AT_ONCE);
+        let mut bytes = Vec::new();
+        for id in ids.clone() {
+            Frame::Request { id, request: submit(TaskId::random(), name, queue) }.encode(&mut bytes);
+        }
+        raw.say(&bytes).await;
+        for _ in ids {
+            let Frame::Answer { answer, .. } = raw.frame().await else { panic!("not an answer") };
+            assert_eq!(answer.result, Ok(Reply::Started { existed: false }));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_session_ever_holds_more_leases_than_it_may_and_its_other_slots_wait() {
+    const MAX: usize = LEASES_PER_SESSION_MAX;
+    let mut node = TestNode::start().await;
+    let mut client = node.raw().await.greet().await;
+    // More slots than it may hold leases, over several queues: each queue alone is within its bound.
+    let queues: Vec<String> = (0..MAX / CREDIT_MAX as usize + 1).map(|n| format!("queue-{n}")).collect();
+    let mut worker = node.raw().await.greet().await;
+    worker.ask(Request::Resume(Resume { held: Vec::new() })).await.unwrap();
+    for (n, queue) in queues.iter().enumerate() {
+        worker.subscribe(queue, &["work"]).await;
+        worker.credit(queue, CREDIT_MAX).await;
+        submit_many(&mut client, 1 + n as u64 * 10_000, u64::from(CREDIT_MAX), "work", queue).await;
+    }
+    let mut leases = Vec::new();
+    while leases.len() < MAX {
+        leases.push(worker.task().await);
+    }
+    assert_eq!(tasks(&worker.pushes_so_far().await), 0, "a lease too many");
+    // Who asks for an answer gets one, and the queue says why the rest waits.
+    let last = queues.last().unwrap();
+    let credit = Credit { queue: last.as_str().into(), kind: WorkKind::Task, slots: 1 };
+    let refused = worker.ask(Request::Credit(credit)).await;
+    assert_eq!(refused, Err(Refusal::Reject(Reject::TooManyLeases { max: MAX as u64 })));
+    let Ok(Reply::Lanes(lanes)) = client.ask(Request::DescribeLanes(last.as_str().into())).await else { panic!() };
+    assert_eq!(lanes.lanes[0].waits, Wait::WorkersBusy);
+    assert_eq!(lanes.lanes[0].ready, queues.len() as u64 * u64::from(CREDIT_MAX) - MAX as u64);
+    // Each that ends makes room for one of those that wait, without another word of the worker.
+    for lease in leases.drain(..3) {
+        let done = CompleteTask { task: lease.task, lease: lease.lease, outcome: Ok(Payload::json("1")) };
+        assert_eq!(worker.ask(Request::CompleteTask(done)).await, Ok(Reply::Done));
+        assert_eq!(worker.task().await.queue, *last);
+    }
+    assert_eq!(tasks(&worker.pushes_so_far().await), 0);
+    // Across a leader's end, too: what it holds is counted in state.
+    let (session, held) = (worker.session, leases.iter().map(|lease| lease.lease).collect());
+    node.restart().await;
+    let (mut worker, _) = node.raw().await.greet_as(session).await;
+    let Ok(Reply::Resumed { lost }) = worker.ask(Request::Resume(Resume { held })).await else { panic!() };
+    assert_eq!(lost, []);
+    worker.subscribe(last, &["work"]).await;
+    worker.credit(last, CREDIT_MAX).await;
+    for _ in 0..3 {
+        worker.task().await;
+    }
+    assert_eq!(tasks(&worker.pushes_so_far().await), 0);
+    assert_eq!(node.node().usage().await.holders, 1);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_clients_that_overloads_a_node_never_hears_of_it() {
+    const CLIENTS: usize = 4;
+    const TASKS: usize = 3_000;
+    let mut node = TestNode::start_slow(Duration::from_millis(500)).await;
+    let mut crowd = Vec::new();
+    for _ in 0..CLIENTS {
+        let client = node.client().await;
+        for _ in 0..TASKS {
+            let client = client.clone();
+            crowd.push(tokio::spawn(async move { client.submit(SubmitOptions::new("nobody")).await.map(drop) }));
+        }
+    }
+    // One who looks closer, meanwhile.
+    let mut raw = node.raw().await.greet().await;
+    let mut overloads = 0;
+    while crowd.iter().any(|one| !one.is_finished()) {
+        let refused = raw.ask(submit(TaskId::random(), "nobody", "default")).await;
+        overloads += usize::from(matches!(refused, Err(Refusal::Unavailable(Unavailable::Overloaded { .. }))));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for one in crowd {
+        assert_eq!(one.await.unwrap(), Ok(()));
+    }
+    assert!(overloads > 0, "the node was never overloaded");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_of_queues_come_in_pages_and_descriptions_say_what_they_leave_out() {
+    const NAMES: usize = LIST_ROWS_MAX + 200;
+    let mut node = TestNode::start().await;
+    let mut raw = node.raw().await.greet().await;
+    let mut bytes = Vec::new();
+    for n in 0..NAMES as u64 {
+        for (id, name, queue) in
+            [(n, format!("name-{n}"), "wide".to_owned()), (NAMES as u64 + n, "t".into(), format!("queue-{n}"))]
+        {
+            Frame::Request { id: 100 + id, request: submit(TaskId::random(), &name, &queue) }.encode(&mut bytes);
+        }
+    }
+    for chunk in bytes.chunks(64 << 10) {
+        raw.say(chunk).await;
+    }
+    for _ in 0..2 * NAMES {
+        let Frame::Answer { answer, .. } = raw.frame().await else { panic!("not an answer") };
+        assert!(answer.result.is_ok());
+    }
+    // Queues that have nothing but workers are listed behind the others.
+    let mut workers = Vec::new();
+    for n in 0..3 {
+        let mut worker = node.raw().await.greet().await;
+        worker.subscribe(&format!("served-{n}"), &["t"]).await;
+        worker.subscribe("queue-7", &["t"]).await;
+        workers.push(worker);
+    }
+    let client = node.client().await;
+    client.pause_queue("paused").await.unwrap();
+    let queues = client.list_queues().await.unwrap();
+    assert_eq!(queues.len(), NAMES + 1 + 3 + 1);
+    assert!(queues.is_sorted_by(|a, b| a.queue < b.queue), "each once, by name");
+    let of = |name: &str| queues.iter().find(|queue| queue.queue == name).unwrap();
+    assert_eq!((of("wide").ready, of("queue-7").ready, of("queue-7").workers), (NAMES as u64, 1, 3));
+    assert_eq!((of("served-1").workers, of("paused").paused), (1, true));
+    let Ok(Reply::Queues(first)) = raw.ask(Request::ListQueues).await else { panic!() };
+    assert_eq!(first.len(), LIST_ROWS_MAX);
+    let wide = client.describe_queue("wide").await.unwrap();
+    assert_eq!((wide.lanes.len(), wide.lanes_total, wide.counted_all), (LIST_ROWS_MAX, NAMES as u64, true));
+    assert_eq!(wide.summary.ready, NAMES as u64);
+    // A cursor may be anything.
+    for cursor in [
+        QueueCursor::Paused("x".repeat(300).into()),
+        QueueCursor::Lane { queue: "".into(), kind: WorkKind::Run, name: "n".into() },
+    ] {
+        let refused = raw.ask(Request::ListQueuesFrom(Some(cursor))).await;
+        assert!(matches!(refused, Err(Refusal::Reject(Reject::BadName { .. }))), "{refused:?}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_holds_only_delayed_work_says_until_when() {
+    let mut node = TestNode::start().await;
+    let client = node.client().await;
+    client.submit(SubmitOptions::new("later").delay(Duration::from_secs(7_200))).await.unwrap();
+    let soon = client.submit(SubmitOptions::new("later").delay(Duration::from_secs(3_600))).await.unwrap();
+    let Wait::DelayedUntil(at) = client.describe_task(soon.id()).await.unwrap().waits else { panic!() };
+    let lanes = client.describe_queue("default").await.unwrap().lanes;
+    assert_eq!((lanes[0].delayed, lanes[0].waits), (2, Wait::DelayedUntil(at)));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_with_slots_for_more_than_it_can_read_is_leased_as_much_as_it_reads() {
+    const BYTES: usize = 4_000_000;
+    const TASKS: usize = 2 * OUTBOX_BYTES_MAX / BYTES;
+    let mut node = TestNode::start().await;
+    let mut client = node.raw().await.greet().await;
+    for id in 1..=TASKS as u64 {
+        let Request::SubmitTask(task) = submit(TaskId::random(), "large", "default") else { unreachable!() };
+        let request = Request::SubmitTask(SubmitTask { args: Payload::json(vec![b'7'; BYTES]), ..task });
+        client.payload(&bytes_of(&Frame::Request { id, request })).await;
+        assert_eq!(client.answer(id).await, Ok(Reply::Started { existed: false }));
+    }
+    let mut slow = node.raw().await.greet().await;
+    slow.serve("default", &["large"], TASKS as u32).await;
+    // It does not read. Some of the work goes to it, and the rest to whoever comes.
+    until("it is behind", || async {
+        (node.node().usage().await.outbox_bytes_slowest > LEASE_WINDOW_BYTES_MAX).then_some(())
+    })
+    .await;
+    let mut other = node.raw().await.greet().await;
+    other.serve("default", &["large"], 3).await;
+    let mut leases = vec![other.task().await, other.task().await, other.task().await];
+    // Now it reads, and gets all that is left.
+    while leases.len() < TASKS {
+        let waiting = node.node().usage().await.outbox_bytes_slowest;
+        assert!(waiting < OUTBOX_BYTES_MAX / 2, "{waiting}");
+        leases.push(slow.task().await);
+    }
+    let ids: std::collections::BTreeSet<TaskId> = leases.iter().map(|lease| lease.task).collect();
+    assert_eq!(ids.len(), TASKS, "each once");
+    assert!(leases.iter().all(|lease| lease.attempt == 1));
+    assert!(logs::warnings_about(slow.local()).is_empty());
     node.stop().await;
 }

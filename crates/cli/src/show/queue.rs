@@ -1,6 +1,6 @@
 //! Queues: how much work there is, who serves it, and why the rest waits.
 
-use coda_protocol::reply::{LaneDescription, QueueDescription, QueueSummary, Wait};
+use coda_protocol::reply::{LaneDescription, LaneList, QueueSummary, Wait};
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
@@ -29,21 +29,22 @@ pub fn list(queues: &[QueueSummary], screen: &Screen) -> String {
     }
 }
 
-pub fn describe(description: &QueueDescription, screen: &Screen) -> String {
+pub fn describe(description: &LaneList, screen: &Screen) -> String {
     match screen.format {
         Format::Json => document(&description_json(description, screen)),
         Format::Table => description_table(description, screen),
     }
 }
 
-fn description_table(description: &QueueDescription, screen: &Screen) -> String {
-    let QueueDescription { summary, lanes } = description;
+fn description_table(description: &LaneList, screen: &Screen) -> String {
+    let LaneList { summary, lanes, .. } = description;
+    let counted = |count: u64| if description.counted_all { count.to_string() } else { format!("{count}+") };
     let mut out = Fields::new(screen)
         .with("QUEUE", summary.queue.as_str())
         .with("STATE", state_cell(summary))
-        .with("READY", summary.ready)
-        .with("LEASED", summary.leased)
-        .with("DELAYED", summary.delayed)
+        .with("READY", counted(summary.ready))
+        .with("LEASED", counted(summary.leased))
+        .with("DELAYED", counted(summary.delayed))
         .with("WORKERS", summary.workers)
         .render();
     if lanes.is_empty() {
@@ -67,6 +68,10 @@ fn description_table(description: &QueueDescription, screen: &Screen) -> String 
     }
     out.push('\n');
     out.push_str(&grid.numbers([2, 3, 4, 5, 6]).render());
+    let more = description.lanes_total.saturating_sub(lanes.len() as u64);
+    if more > 0 {
+        out.push_str(&format!("and {} more\n", counted(more)));
+    }
     let sentences: Vec<String> = lanes
         .iter()
         .filter_map(|lane| {
@@ -110,11 +115,13 @@ fn summary_json(queue: &QueueSummary) -> Value {
     })
 }
 
-fn description_json(description: &QueueDescription, screen: &Screen) -> Value {
+fn description_json(description: &LaneList, screen: &Screen) -> Value {
     let lanes: Vec<Value> =
         description.lanes.iter().map(|lane| lane_json(lane, &description.summary.queue, screen)).collect();
     let mut value = summary_json(&description.summary);
     value["lanes"] = lanes.into();
+    value["lanes_total"] = description.lanes_total.max(description.lanes.len() as u64).into();
+    value["counted_all"] = description.counted_all.into();
     value
 }
 

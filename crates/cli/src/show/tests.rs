@@ -4,7 +4,7 @@ use coda_broker::identity::{Certificate, Holder, PeerIdentity};
 use coda_protocol::ids::{NodeId, RunId, TaskId, Timestamp, WorkKind};
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::reply::{
-    Counters, GroupDescription, LaneDescription, NodeDescription, QueueDescription, QueueSummary, RunDescription,
+    Counters, GroupDescription, LaneDescription, LaneList, NodeDescription, QueueSummary, RunDescription,
     StepDescription, TaskDescription, Wait, WorkState,
 };
 use coda_protocol::request::StepKind;
@@ -73,8 +73,10 @@ fn a_list_of_queues() {
 
 #[test]
 fn a_queue_says_why_each_lane_waits() {
-    let description = QueueDescription {
+    let description = LaneList {
         summary: summary("default", false, [15, 3, 2], 4),
+        lanes_total: 3,
+        counted_all: true,
         lanes: vec![
             lane(WorkKind::Run, "process_order", [2, 1, 0], [4, 0], Wait::WorkersBusy),
             lane(WorkKind::Task, "charge", [0, 2, 2], [4, 6], Wait::RetryingAt(Timestamp(NOW.0 + 12_000))),
@@ -86,8 +88,20 @@ fn a_queue_says_why_each_lane_waits() {
 }
 
 #[test]
+fn a_queue_of_more_lanes_than_are_listed_or_counted_says_so() {
+    let description = LaneList {
+        summary: summary("default", false, [12_000, 3, 0], 0),
+        lanes: vec![lane(WorkKind::Task, "charge", [12, 0, 0], [0, 0], Wait::NoWorker)],
+        lanes_total: 10_000,
+        counted_all: false,
+    };
+    both("queue-describe-many", |screen| queue::describe(&description, screen));
+}
+
+#[test]
 fn a_queue_that_nobody_knows() {
-    let description = QueueDescription { summary: summary("emial", false, [0; 3], 0), lanes: Vec::new() };
+    let summary = summary("emial", false, [0; 3], 0);
+    let description = LaneList { summary, lanes: Vec::new(), lanes_total: 0, counted_all: true };
     both("queue-describe-unknown", |screen| queue::describe(&description, screen));
 }
 

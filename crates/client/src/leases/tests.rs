@@ -83,6 +83,10 @@ impl World {
         self.push(Push::Memo(page));
     }
 
+    fn memo_end(&mut self, n: u8, steps_ended: u32) {
+        self.push(Push::MemoEnd { run: RunId([n; 16]), lease: LeaseId(u64::from(n)), steps_ended });
+    }
+
     fn begin(&mut self, intent: &Intent) -> Verdict {
         self.leases.begin(intent)
     }
@@ -176,6 +180,41 @@ fn a_run_starts_when_all_pages_of_its_memo_are_there() {
     let Some(WorkerEvent::RunStart { lease, memo }) = w.events.pop() else { panic!() };
     assert_eq!(memo.iter().map(|(key, _)| key).collect::<Vec<_>>(), [&key(1), &key(2), &key(7), &key(3)]);
     assert_eq!(lease.steps_ended, 4);
+}
+
+#[test]
+fn a_run_with_an_open_memo_starts_at_its_end_and_not_before() {
+    let mut w = World::new();
+    w.lease_run(1, MEMO_PAGES_OPEN);
+    for n in 0..10 {
+        w.page(1, &[n]);
+        w.push(step(1, 100 + n, 4));
+        assert!(w.events.is_empty());
+    }
+    w.memo_end(1, 3);
+    let Some(WorkerEvent::RunStart { lease, memo }) = w.events.pop() else { panic!() };
+    assert_eq!((memo.len(), lease.steps_ended), (20, 4));
+    // Cut off: not named when the connection is back.
+    w.lease_run(2, MEMO_PAGES_OPEN);
+    w.page(2, &[1]);
+    w.leases.on_disconnected();
+    assert_eq!(w.connect()[0], Request::Resume(Resume { held: vec![LeaseId(1)] }));
+    w.memo_end(2, 9);
+    assert!(w.events.is_empty());
+}
+
+#[test]
+fn a_run_that_goes_on_has_seen_what_its_memo_said_once_all_of_it_is_there() {
+    let mut w = World::new();
+    let run = w.lease_run(1, 0);
+    w.begin(&Intent::Spawn { hold: run, keys: vec![key(1), key(2)] });
+    w.names();
+    // Both ended while the connection was gone, and a third that an earlier execution had spawned.
+    w.page(1, &[1]);
+    w.page(1, &[2, 3]);
+    assert_eq!(w.names(), ["step", "step"]);
+    w.memo_end(1, 3);
+    assert!(matches!(w.events.pop(), Some(WorkerEvent::StepsSeen { steps_ended: 3, .. })));
 }
 
 #[test]

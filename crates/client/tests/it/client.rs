@@ -1,9 +1,10 @@
 //! Starting work and waiting for it.
 
 use coda_client::protocol::frame::CLOSE_SHUTDOWN;
+use coda_client::protocol::ids::WorkKind;
 use coda_client::protocol::payload::{Failure, Payload};
 use coda_client::protocol::reject::Reject;
-use coda_client::protocol::reply::{QueueSummary, Reply};
+use coda_client::protocol::reply::{QueueCursor, QueuePage, QueueSummary, Reply};
 use coda_client::protocol::request::Request;
 use coda_client::{Client, RunError, StartOptions};
 
@@ -73,13 +74,21 @@ async fn a_reply_of_the_wrong_kind_is_an_error_with_a_code() {
     let (client, mut peer) = connected(&node).await;
     let summary = QueueSummary { queue: "q".into(), paused: true, ready: 1, leased: 2, delayed: 3, workers: 4 };
     let serve = async {
-        let (id, _) = peer.asked().await;
-        peer.answer(id, Reply::Queues(vec![summary.clone()])).await;
+        // Two pages, of which the second goes on with the same queue.
+        let next = QueueCursor::Lane { queue: "q".into(), kind: WorkKind::Run, name: "n".into() };
+        let (id, first) = peer.asked().await;
+        assert_eq!(first, Request::ListQueuesFrom(None));
+        let page = QueuePage { queues: vec![summary.clone()], next: Some(next.clone()) };
+        peer.answer(id, Reply::QueuePage(page)).await;
+        let (id, second) = peer.asked().await;
+        assert_eq!(second, Request::ListQueuesFrom(Some(next)));
+        peer.answer(id, Reply::QueuePage(QueuePage { queues: vec![summary.clone()], next: None })).await;
         let (id, _) = peer.asked().await;
         peer.answer(id, Reply::Done).await;
     };
     let ask = async {
-        assert_eq!(client.list_queues().await.unwrap(), std::slice::from_ref(&summary));
+        let both = QueueSummary { ready: 2, leased: 4, delayed: 6, ..summary.clone() };
+        assert_eq!(client.list_queues().await.unwrap(), [both]);
         assert_eq!(client.describe_queue("q").await.unwrap_err().code(), "CODA4012");
     };
     tokio::join!(serve, ask);

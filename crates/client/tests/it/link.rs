@@ -98,6 +98,44 @@ async fn with_no_node_there_open_ends_with_its_timeout() {
 }
 
 #[tokio::test]
+async fn a_node_that_has_too_many_connections_is_tried_again_and_says_so_in_the_end() {
+    let node = Node::start();
+    let (opened, _peer) = tokio::join!(Link::open(node.options()), async {
+        node.turn_away().await;
+        node.turn_away().await;
+        node.accept().await
+    });
+    opened.unwrap();
+    let options = ConnectOptions { connect_timeout: Duration::from_millis(200), ..node.options() };
+    let turning_away = async {
+        loop {
+            node.turn_away().await;
+        }
+    };
+    let error = tokio::select! {
+        opened = Link::open(options) => opened.map(drop).unwrap_err(),
+        () = turning_away => unreachable!(),
+    };
+    assert_eq!(error.code(), "CODA4007");
+    assert!(error.to_string().contains("CODA1009"), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_that_was_closed_as_too_slow_comes_back_and_asks_again() {
+    let node = Node::start();
+    let (opened, mut peer) = tokio::join!(Link::open(node.options()), node.accept());
+    let (link, _) = opened.unwrap();
+    let asking = tokio::spawn(async move { link.request(Request::DescribeNode).await });
+    peer.asked().await;
+    let slow = FrameError::TooSlow { bytes_max: 9 };
+    peer.close(slow.close_code(), &slow.to_string());
+    let mut again = node.accept().await;
+    let (id, _) = again.asked().await;
+    again.answer(id, Reply::Done).await;
+    assert!(asking.await.unwrap().is_ok());
+}
+
+#[tokio::test]
 async fn large_frames_travel_on_streams_of_their_own_in_both_directions() {
     let node = Node::start();
     let (opened, mut peer) = tokio::join!(Link::open(node.options()), node.accept());

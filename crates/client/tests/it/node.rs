@@ -59,6 +59,11 @@ impl Node {
         assert!(within(self.endpoint.accept()).await.unwrap().await.is_err());
     }
 
+    /// Turns the next connection away, as a node does that has too many.
+    pub async fn turn_away(&self) {
+        within(self.endpoint.accept()).await.unwrap().refuse();
+    }
+
     /// The next connection, its hello read.
     pub async fn greeted(&self) -> Peer {
         within(async {

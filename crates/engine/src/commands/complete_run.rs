@@ -8,8 +8,8 @@ use coda_protocol::request::CompleteRun;
 use crate::apply::Cx;
 use crate::command::Outcome;
 use crate::rows::{Event, Life};
-use crate::tables::{Due, RUN};
-use crate::{due, leases, steps};
+use crate::tables::RUN;
+use crate::{lanes, leases, steps};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, complete: &CompleteRun) -> Outcome {
     let run = complete.run;
@@ -37,8 +37,7 @@ pub(crate) fn apply(cx: &mut Cx<'_>, complete: &CompleteRun) -> Outcome {
     };
     row.attempt += 1;
     row.lost = 0;
-    cx.lane(&lane).delayed += 1;
-    due::add(cx, at, Due::Ready(Work::Run(run)));
+    lanes::delay(cx, &lane, at, Work::Run(run));
     RUN.put(cx.kv, cx.group, &run, &row);
     Ok(Reply::Done)
 }

@@ -8,8 +8,8 @@ use coda_protocol::request::CompleteTask;
 use crate::apply::Cx;
 use crate::command::Outcome;
 use crate::rows::{Event, Life};
-use crate::tables::{Due, TASK};
-use crate::{due, leases, steps};
+use crate::tables::TASK;
+use crate::{lanes, leases, steps};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, complete: &CompleteTask) -> Outcome {
     let task = complete.task;
@@ -41,8 +41,7 @@ pub(crate) fn apply(cx: &mut Cx<'_>, complete: &CompleteTask) -> Outcome {
         steps::end_task(cx, task, row, complete.outcome.clone());
         return Ok(Reply::Done);
     };
-    cx.lane(&lane).delayed += 1;
-    due::add(cx, at, Due::Ready(Work::Task(task)));
+    lanes::delay(cx, &lane, at, Work::Task(task));
     TASK.put(cx.kv, cx.group, &task, &row);
     Ok(Reply::Done)
 }

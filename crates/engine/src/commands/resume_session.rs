@@ -19,7 +19,7 @@ pub(crate) fn apply(cx: &mut Cx<'_>, session: SessionId, held: &[LeaseId]) -> Ou
             leases::take_back(cx, session, lease, work, Reason::Released);
         } else if let Work::Run(run) = work {
             let workflow = RUN.get(cx.kv, cx.group, &run).expect("leased runs have a row").workflow;
-            cx.effects.push(Effect::RunResumed { session, workflow, run, lease });
+            cx.effects.push(Effect::MemoWanted { session, workflow, run, lease });
         }
     }
     Ok(Reply::Resumed { lost: lost.into_iter().collect() })

@@ -1,7 +1,7 @@
 //! A resident run spawns steps. A key that has a result, or is on its way, is not spawned again.
 
 use coda_protocol::ids::{Slotted, Work};
-use coda_protocol::limits::SPAWN_REPLY_BYTES_MAX;
+use coda_protocol::limits::{SPAWN_PUSH_BYTES_MAX, SPAWN_REPLY_BYTES_MAX};
 use coda_protocol::payload::{WorkOutcome, outcome_bytes};
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::{Reply, StepState};
@@ -10,6 +10,7 @@ use coda_protocol::request::{Spawn, SpawnStep, StepKind};
 use crate::apply::Cx;
 use crate::command::Outcome;
 use crate::commands::{start_run, submit_task};
+use crate::effect::Effect;
 use crate::rows::{Life, MemoRow, Parent, RunRow, TaskRow};
 use crate::steps::{self, memo_key};
 use crate::tables::{MEMO, RUN};
@@ -17,17 +18,29 @@ use crate::tables::{MEMO, RUN};
 pub(crate) fn apply(cx: &mut Cx<'_>, spawn: &Spawn) -> Outcome {
     let mut row =
         RUN.get(cx.kv, cx.group, &spawn.run).ok_or_else(|| Reject::NoSuchRun { run: spawn.run.to_string() })?;
-    row.life.holder(spawn.lease)?;
+    let session = row.life.holder(spawn.lease)?;
     let pending_before = row.steps_pending;
-    let mut bytes = 0;
-    let states = spawn.steps.iter().map(|step| spawn_step(cx, spawn, &mut row, step, &mut bytes)).collect();
+    let mut told = Told::default();
+    let states = spawn.steps.iter().map(|step| spawn_step(cx, spawn, &mut row, step, &mut told)).collect();
+    if told.memo {
+        let (workflow, run, lease) = (row.workflow.clone(), spawn.run, spawn.lease);
+        cx.effects.push(Effect::MemoWanted { session, workflow, run, lease });
+    }
     if row.steps_pending != pending_before {
         RUN.put(cx.kv, cx.group, &spawn.run, &row);
     }
     Ok(Reply::Spawned(states))
 }
 
-fn spawn_step(cx: &mut Cx<'_>, spawn: &Spawn, row: &mut RunRow, step: &SpawnStep, bytes: &mut usize) -> StepState {
+/// Results that were there already: bytes in the answer, bytes that follow it, and whether the rest needs the memo.
+#[derive(Default)]
+struct Told {
+    replied: usize,
+    pushed: usize,
+    memo: bool,
+}
+
+fn spawn_step(cx: &mut Cx<'_>, spawn: &Spawn, row: &mut RunRow, step: &SpawnStep, told: &mut Told) -> StepState {
     let memo_key = memo_key(spawn.run, &step.key);
     let known = MEMO.get(cx.kv, cx.group, &memo_key);
     if let Some(MemoRow::Pending { work, run_attempt }) = known {
@@ -38,7 +51,7 @@ fn spawn_step(cx: &mut Cx<'_>, spawn: &Spawn, row: &mut RunRow, step: &SpawnStep
         return StepState::Pending;
     }
     if let Some(outcome) = known.and_then(|memo| memo.outcome(row.attempt)) {
-        return ended(cx, spawn, row, step, outcome, bytes);
+        return ended(cx, spawn, row, step, outcome, told);
     }
     let work = accept(cx, spawn, step);
     row.steps_pending += 1;
@@ -53,14 +66,19 @@ fn ended(
     row: &RunRow,
     step: &SpawnStep,
     outcome: WorkOutcome,
-    bytes: &mut usize,
+    told: &mut Told,
 ) -> StepState {
     let size = outcome_bytes(&outcome);
-    if *bytes + size <= SPAWN_REPLY_BYTES_MAX {
-        *bytes += size;
+    if told.replied + size <= SPAWN_REPLY_BYTES_MAX {
+        told.replied += size;
         return StepState::Ended(outcome);
     }
-    steps::tell_ended(cx, spawn.run, row, &step.key, outcome);
+    if told.pushed + size <= SPAWN_PUSH_BYTES_MAX {
+        told.pushed += size;
+        steps::tell_ended(cx, spawn.run, row, &step.key, outcome);
+    } else {
+        told.memo = true;
+    }
     StepState::Pending
 }
 

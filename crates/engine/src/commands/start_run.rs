@@ -9,8 +9,8 @@ use coda_protocol::request::StartRun;
 use crate::apply::Cx;
 use crate::command::Outcome;
 use crate::rows::{Life, RunRow};
-use crate::tables::{Due, RUN, RUN_INPUT};
-use crate::{due, leases};
+use crate::tables::{RUN, RUN_INPUT};
+use crate::{lanes, leases};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, start: &StartRun) -> Outcome {
     if let Some(row) = RUN.get(cx.kv, cx.group, &start.run) {
@@ -48,8 +48,7 @@ pub(crate) fn accept(cx: &mut Cx<'_>, run: RunId, mut row: RunRow, input: &Paylo
     } else {
         let until = cx.now + delay;
         row.life = Life::Delayed { until };
-        due::add(cx, until, Due::Ready(work));
-        cx.lane(&row.lane()).delayed += 1;
+        lanes::delay(cx, &row.lane(), until, work);
     }
     RUN.insert(cx.kv, cx.group, &run, &row);
 }

@@ -9,8 +9,8 @@ use coda_protocol::request::SubmitTask;
 use crate::apply::Cx;
 use crate::command::Outcome;
 use crate::rows::{Life, TaskRow};
-use crate::tables::{Due, TASK, TASK_ARGS};
-use crate::{due, leases};
+use crate::tables::{TASK, TASK_ARGS};
+use crate::{lanes, leases};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, submit: &SubmitTask) -> Outcome {
     if let Some(row) = TASK.get(cx.kv, cx.group, &submit.task) {
@@ -46,8 +46,7 @@ pub(crate) fn accept(cx: &mut Cx<'_>, task: TaskId, mut row: TaskRow, args: &Pay
     } else {
         let until = cx.now + delay;
         row.life = Life::Delayed { until };
-        due::add(cx, until, Due::Ready(work));
-        cx.lane(&row.lane()).delayed += 1;
+        lanes::delay(cx, &row.lane(), until, work);
     }
     TASK.insert(cx.kv, cx.group, &task, &row);
 }

@@ -10,8 +10,8 @@ use crate::kv::Read;
 use crate::lanes;
 use crate::rows::{LaneRow, Life, MemoRow, Meta, Parent, QueueRow, ReadyPlace, RunRow, TaskRow};
 use crate::tables::{
-    DUE, Due, Key, LANE, LEASE, MEMO, META, MemoKey, QUEUE, READY, RUN, RUN_INPUT, RUN_OUTCOME, ReadyKey, TASK,
-    TASK_ARGS, TASK_OUTCOME, Table,
+    DELAYED, DUE, DelayedKey, Due, Key, LANE, LEASE, MEMO, META, MemoKey, QUEUE, READY, RUN, RUN_INPUT, RUN_OUTCOME,
+    ReadyKey, TASK, TASK_ARGS, TASK_OUTCOME, Table,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +31,7 @@ pub struct State {
     pub memo: Vec<(MemoKey, Memo)>,
     pub leases: Vec<(SessionId, LeaseId, Work)>,
     pub due: Vec<(Timestamp, Due)>,
+    pub delayed: Vec<DelayedKey>,
 }
 
 /// A memo row without what it remembers.
@@ -60,6 +61,7 @@ impl State {
             memo: rows(&MEMO, kv, group, memo),
             leases: LEASE.all(kv, group).into_iter().map(|(key, work)| (key.session, key.lease, work)).collect(),
             due: keys(&DUE, kv, group).into_iter().map(|key| (key.at, key.what)).collect(),
+            delayed: keys(&DELAYED, kv, group),
         }
     }
 

@@ -8,7 +8,8 @@ use std::fmt::Debug;
 
 use coda_engine::kv::{Kv, MemKv};
 use coda_engine::tables::{
-    DUE, Key, LANE, LEASE, MEMO, META, QUEUE, READY, RUN, RUN_INPUT, RUN_OUTCOME, TASK, TASK_ARGS, TASK_OUTCOME, Table,
+    DELAYED, DUE, Key, LANE, LEASE, MEMO, META, QUEUE, READY, RUN, RUN_INPUT, RUN_OUTCOME, TASK, TASK_ARGS,
+    TASK_OUTCOME, Table,
 };
 use coda_protocol::ids::GroupId;
 use golden::{all_variants, check, check_with};
@@ -65,4 +66,5 @@ fn every_table() {
     rows("task_outcome.hex", &TASK_OUTCOME, values::outcomes(values::TASK_ID));
     rows("lease.hex", &LEASE, values::leases());
     rows("due.hex", &DUE, values::due());
+    rows("delayed.hex", &DELAYED, values::delayed());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coda_engine::command::Command;
 use coda_engine::entry::{Entry, Grant, Lane};
 use coda_engine::rows::{LaneRow, Life, MemoRow, Meta, Parent, QueueRow, ReadyPlace, RunRow, Seq, TaskRow};
-use coda_engine::tables::{Due, DueKey, LeaseKey, MemoKey, ReadyKey};
+use coda_engine::tables::{DelayedKey, Due, DueKey, LeaseKey, MemoKey, ReadyKey};
 use coda_protocol::cache_key::{CacheKey, KeyPart};
 use coda_protocol::ids::{GroupId, LeaseId, Millis, Name, RunId, SessionId, Slot, TaskId, Timestamp, Work, WorkKind};
 use coda_protocol::payload::{Failure, Payload, WorkOutcome};
@@ -216,6 +216,13 @@ pub fn outcomes<K: Copy>(id: K) -> Rows<K, WorkOutcome> {
 pub fn leases() -> Rows<LeaseKey, Work> {
     let key = LeaseKey { session: SESSION, lease: LEASE };
     vec![("task", key, Work::Task(TASK_ID)), ("run", key, Work::Run(RUN_ID))]
+}
+
+pub fn delayed() -> Rows<DelayedKey, ()> {
+    let at = Timestamp(1_700_000_000_000);
+    let task = DelayedKey { lane: lane(WorkKind::Task), at, work: Work::Task(TASK_ID) };
+    let run = DelayedKey { lane: lane(WorkKind::Run), at, work: Work::Run(RUN_ID) };
+    vec![("task", task, ()), ("run", run, ())]
 }
 
 pub fn due() -> Rows<DueKey, ()> {

@@ -38,6 +38,7 @@ pub struct Sim {
     lanes: BTreeSet<Lane>,
     wake: Option<Timestamp>,
     gone: BTreeSet<SessionId>,
+    held: BTreeMap<SessionId, u32>,
     // Wishes on their way to the leader.
     waiting: Vec<(Command, Origin)>,
     /// For repeating what the network may repeat.
@@ -69,6 +70,7 @@ impl Sim {
             lanes: BTreeSet::new(),
             wake: None,
             gone: BTreeSet::new(),
+            held: BTreeMap::new(),
             waiting: Vec::new(),
             sent: Vec::new(),
             runs: Vec::new(),
@@ -337,6 +339,21 @@ impl Sim {
         let granted: u32 = entry.grants.iter().zip(&applied.unused).map(|(grant, unused)| grant.slots - unused).sum();
         let leased = |effect: &&Effect| matches!(effect, Effect::TaskLeased { .. } | Effect::RunLeased { .. });
         assert_eq!(applied.effects.iter().filter(leased).count(), granted as usize);
+        self.count_leases(entry, applied);
+    }
+
+    /// Whoever counts what was granted and what has ended knows what every session holds.
+    fn count_leases(&mut self, entry: &Entry, applied: &Applied) {
+        for (grant, unused) in entry.grants.iter().zip(&applied.unused) {
+            *self.held.entry(grant.session).or_default() += grant.slots - unused;
+        }
+        for effect in &applied.effects {
+            if let Effect::LeasesEnded { session, count } = effect {
+                *self.held.get_mut(session).expect("it held some") -= count;
+            }
+        }
+        self.held.retain(|_, held| *held > 0);
+        assert_eq!(self.held, query::leases_held(&self.kv, GROUP));
     }
 
     // The end.
@@ -346,7 +363,10 @@ impl Sim {
         let runs = self.runs.iter().all(|run| !matches!(query::run_outcome(&self.kv, GROUP, *run), Ok(None)));
         tasks
             && runs
-            && query::queues(&self.kv, GROUP).iter().all(|queue| queue.ready + queue.leased + queue.delayed == 0)
+            && query::queues(&self.kv, GROUP, None)
+                .queues
+                .iter()
+                .all(|queue| queue.ready + queue.leased + queue.delayed == 0)
     }
 
     /// Without further faults everything comes to its end, by hints alone.

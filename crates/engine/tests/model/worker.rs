@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coda_engine::command::Command;
-use coda_engine::query::Memo;
+use coda_engine::query::MemoRead;
 use coda_protocol::ids::{LeaseId, Name, SessionId, Work};
 use coda_protocol::payload::{Failure, Payload, WorkOutcome};
 use coda_protocol::push::{RunLease, StepEnded, TaskLease};
@@ -101,9 +101,9 @@ impl Execution {
         Self { lease, program, known: BTreeMap::new(), asked: BTreeSet::new(), seen, busy: false }
     }
 
-    pub fn memo(&mut self, memo: Memo, oracle: &mut Oracle) {
+    pub fn memo(&mut self, memo: MemoRead, oracle: &mut Oracle) {
         self.seen = self.seen.max(memo.steps_ended);
-        for (key, outcome) in memo.pages.into_iter().flatten() {
+        for (key, outcome) in memo.items {
             oracle.sees(self.lease.run, self.lease.attempt, &key, &outcome);
             self.known.insert(key, outcome);
         }

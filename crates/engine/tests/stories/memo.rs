@@ -1,14 +1,18 @@
 //! Rules 1 to 3: results are recorded under their key, and found there by every later execution.
 
-use coda_protocol::ids::LeaseId;
-use coda_protocol::limits::{FRAME_BYTES_MAX, MEMO_PAGE_BYTES_MAX, SPAWN_REPLY_BYTES_MAX};
+use coda_protocol::cache_key::CacheKey;
+use coda_protocol::ids::{LeaseId, RunId, Work};
+use coda_protocol::limits::{
+    FRAME_BYTES_MAX, LIST_READ_BYTES_MAX, MEMO_PAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, SPAWN_REPLY_BYTES_MAX,
+};
 use coda_protocol::payload::{Failure, outcome_bytes};
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::{Reply, StepState};
+use coda_protocol::request::StepKey;
 
 use crate::support::{GROUP, W1, W2, World, make, ok, text};
 use coda_engine::effect::Effect;
-use coda_engine::query;
+use coda_engine::query::{self, MemoRead};
 
 #[test]
 fn a_recorded_result_is_returned_to_the_next_execution_without_running_the_task() {
@@ -104,7 +108,7 @@ fn a_session_that_is_back_finds_the_uncached_results_of_its_own_execution() {
     let step = make::fresh("now", run.lease, 0);
     w.do_step(&run, &step, "monday");
     assert_eq!(w.resume(W1, &[run.lease]), []);
-    assert!(matches!(w.effects[..], [Effect::RunResumed { session: W1, .. }]));
+    assert!(matches!(w.effects[..], [Effect::MemoWanted { session: W1, .. }]));
     assert_eq!(w.memo(run.run)[&step.key], ok("monday"));
 }
 
@@ -156,11 +160,53 @@ fn a_large_memo_comes_in_pages_that_fit_a_frame_failures_included() {
         let outcome = if i % 2 == 0 { ok(&big) } else { Err(Failure { traceback: big.clone(), ..make::failure("") }) };
         w.end_task(&task, outcome).unwrap();
     }
-    let memo = query::memo(&w.kv, GROUP, run.run);
+    let pages = pages(&w, run.run);
     let sizes: Vec<usize> =
-        memo.pages.iter().map(|page| page.iter().map(|(_, outcome)| outcome_bytes(outcome)).sum()).collect();
+        pages.iter().map(|page| page.items.iter().map(|(_, outcome)| outcome_bytes(outcome)).sum()).collect();
     assert!(sizes.iter().all(|bytes| *bytes <= MEMO_PAGE_BYTES_MAX), "{sizes:?}");
-    assert_eq!((memo.pages.iter().map(Vec::len).sum::<usize>(), memo.steps_ended), (40, 40));
+    assert_eq!(pages.iter().map(|page| page.items.len()).sum::<usize>(), 40);
+    assert!(pages.iter().all(|page| page.steps_ended == 40 && page.lease == Some(run.lease)));
+}
+
+/// The memo as it is sent: each page is read when the one before it has gone.
+fn pages(w: &World, run: RunId) -> Vec<MemoRead> {
+    let mut pages = vec![query::memo_page(&w.kv, GROUP, run, None)];
+    while let Some(after) = pages.last().and_then(|page| page.next.clone()) {
+        pages.push(query::memo_page(&w.kv, GROUP, run, Some(&after)));
+    }
+    pages
+}
+
+#[test]
+fn a_result_of_the_largest_size_is_a_page_of_its_own() {
+    let mut w = World::new();
+    let run = w.resident("order");
+    let largest = "x".repeat(PAYLOAD_BYTES_MAX);
+    for i in 0..3 {
+        w.record(&run, make::inline("r", &[&i.to_string()]), &largest).unwrap();
+        w.record(&run, make::inline("s", &[&i.to_string()]), "1").unwrap();
+    }
+    let pages = pages(&w, run.run);
+    let frame = |page: &MemoRead| coda_protocol::codec::encode(&page.items).len();
+    assert!(pages.iter().all(|page| frame(page) < FRAME_BYTES_MAX));
+    assert_eq!(pages.iter().map(|page| page.items.len()).collect::<Vec<_>>(), [1, 1, 1, 3]);
+}
+
+#[test]
+fn what_a_page_leaves_out_costs_reading_too_and_is_bounded() {
+    let mut w = World::new();
+    let first = w.resident("order");
+    let big = "x".repeat(60 << 10);
+    for i in 0..40 {
+        let key = StepKey { cache_key: CacheKey::fresh(first.lease, i), ..make::inline("r", &["k"]) };
+        w.record(&first, key, &big).unwrap();
+    }
+    w.release(Work::Run(first.run), first.lease).unwrap();
+    let second = w.lease_run("order").unwrap();
+    w.record(&second, make::inline("t", &["k"]), "1").unwrap();
+    let pages = pages(&w, first.run);
+    assert!(pages.len() >= 40 * 60 / 256, "{}", pages.len());
+    assert_eq!(pages.iter().flat_map(|page| &page.items).count(), 1);
 }
 
 #[test]
@@ -189,6 +235,18 @@ fn the_description_of_a_run_with_many_large_failures_fits_a_frame() {
     let described = query::run(&w.kv, GROUP, run.run).unwrap();
     assert!(described.truncated);
     assert!(coda_protocol::codec::encode(&described).len() < FRAME_BYTES_MAX);
+}
+
+#[test]
+fn the_description_of_a_run_with_many_large_results_reads_a_bounded_part_of_them() {
+    let mut w = World::new();
+    let run = w.resident("order");
+    let largest = "x".repeat(PAYLOAD_BYTES_MAX);
+    for i in 0..8 {
+        w.record(&run, make::inline("r", &[&i.to_string()]), &largest).unwrap();
+    }
+    let described = query::run(&w.kv, GROUP, run.run).unwrap();
+    assert_eq!((described.steps.len(), described.truncated), (LIST_READ_BYTES_MAX / PAYLOAD_BYTES_MAX, true));
 }
 
 #[test]

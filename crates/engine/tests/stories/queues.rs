@@ -1,14 +1,19 @@
 //! Order within a queue, delays, pauses, and why work waits.
 
+use std::collections::BTreeMap;
+
 use coda_protocol::ids::{Millis, TaskId, Timestamp, WorkKind};
-use coda_protocol::limits::TICK_DUE_MAX;
+use coda_protocol::limits::{LIST_ROWS_MAX, LIST_SCAN_ROWS_MAX, TICK_DUE_MAX};
 use coda_protocol::push::TaskLease;
-use coda_protocol::reply::{Reply, Wait, WorkState};
+use coda_protocol::reply::{QueueList, QueueSummary, Reply, Wait, WorkState};
 
 use crate::support::{GROUP, Offer, W1, W2, World, make, task_leases};
 use coda_engine::effect::Effect;
+use coda_engine::entry::Lane;
 use coda_engine::query;
 use coda_engine::recover::recover;
+use coda_engine::rows::{LaneRow, QueueRow};
+use coda_engine::tables::{LANE, QUEUE};
 
 fn ids(leases: &[TaskLease]) -> Vec<TaskId> {
     leases.iter().map(|lease| lease.task).collect()
@@ -51,6 +56,35 @@ fn a_retried_task_comes_before_younger_ones_once_it_is_due() {
     let young = w.submit("t");
     w.at(1_000).tick();
     assert_eq!(ids(&w.lease_as(W1, &["t"], 2)), [old, young]);
+}
+
+#[test]
+fn a_lane_that_holds_only_delayed_work_says_when_the_first_is_due() {
+    let mut w = World::new();
+    let waits = |w: &World| w.lane("t").map(|lane| lane.waits);
+    // Others that are due before say nothing about this lane.
+    w.at(50).submit_with("other", |submit| submit.delay = Millis(1));
+    w.submit_with("t", |submit| submit.delay = Millis(2_000));
+    w.submit_with("t", |submit| submit.delay = Millis(5_000));
+    assert_eq!(waits(&w), Some(Wait::DelayedUntil(Timestamp(2_050))));
+    w.submit_with("t", |submit| submit.policy = make::retries(1));
+    assert_eq!(waits(&w), Some(Wait::Soon), "what is ready does not wait for the time");
+    let lease = w.lease("t").unwrap();
+    assert_eq!(waits(&w), Some(Wait::DelayedUntil(Timestamp(2_050))));
+    w.fail(&lease, "no").unwrap();
+    assert_eq!(waits(&w), Some(Wait::RetryingAt(Timestamp(1_050))), "its retry comes before the others");
+    w.at(1_050).tick();
+    assert_eq!(waits(&w), Some(Wait::Soon));
+    let lease = w.lease("t").unwrap();
+    w.complete(&lease, "1").unwrap();
+    w.at(2_050).tick();
+    let lease = w.lease("t").unwrap();
+    w.complete(&lease, "1").unwrap();
+    assert_eq!(waits(&w), Some(Wait::DelayedUntil(Timestamp(5_050))));
+    w.at(5_050).tick();
+    let lease = w.lease("t").unwrap();
+    w.complete(&lease, "1").unwrap();
+    assert_eq!(waits(&w), None);
 }
 
 #[test]
@@ -105,10 +139,10 @@ fn a_paused_queue_hands_out_nothing_and_says_so() {
     assert_eq!(w.lane("t").unwrap().waits, Wait::QueuePaused);
     assert_eq!(query::task(&w.kv, GROUP, task).unwrap().waits, Wait::QueuePaused);
     assert_eq!(recover(&w.kv, GROUP), []);
-    let summary = &query::queues(&w.kv, GROUP)[0];
+    let summary = &query::queues(&w.kv, GROUP, None).queues[0];
     assert_eq!((summary.queue.as_str(), summary.paused, summary.ready), ("q", true, 1));
     w.unpause("q");
-    assert_eq!(w.lanes_ready().len(), 1);
+    assert_eq!(w.effects, [Effect::QueueUnpaused("q".into())], "however many lanes it has");
     assert_eq!(w.lease("t").unwrap().task, task);
 }
 
@@ -125,10 +159,10 @@ fn a_paused_queue_lets_running_work_end() {
 fn a_queue_that_was_paused_once_leaves_nothing_behind() {
     let mut w = World::new();
     w.at(0).pause("q");
-    assert_eq!(query::queues(&w.kv, GROUP).len(), 1, "paused queues are listed without work");
+    assert_eq!(query::queues(&w.kv, GROUP, None).queues.len(), 1, "paused queues are listed without work");
     w.unpause("q");
     w.unpause("never paused");
-    assert_eq!(query::queues(&w.kv, GROUP), []);
+    assert_eq!(query::queues(&w.kv, GROUP, None).queues, []);
     assert!(w.kv.map.is_empty());
 }
 
@@ -153,6 +187,66 @@ fn an_idle_lane_is_gone_from_the_description() {
     assert_eq!((w.lane("t").unwrap().leased, w.lane("t").unwrap().waits), (1, Wait::No));
     w.complete(&lease, "done").unwrap();
     assert_eq!(w.lane("t"), None);
+}
+
+/// All pages of the list of queues, as a client puts them together.
+fn all_queues(w: &World) -> (BTreeMap<String, QueueSummary>, usize) {
+    let (mut all, mut pages, mut from) = (QueueList::default(), 0, None);
+    loop {
+        let page = query::queues(&w.kv, GROUP, from.as_ref());
+        assert!(page.queues.len() <= LIST_ROWS_MAX);
+        pages += 1;
+        from = all.add(page);
+        let Some(next) = &from else { break };
+        assert_eq!(next.check(), Ok(()));
+    }
+    (all.into_queues().into_iter().map(|queue| (queue.queue.to_string(), queue)).collect(), pages)
+}
+
+#[test]
+fn queues_are_listed_in_pages_that_add_up() {
+    let mut w = World::new();
+    let lane = |queue: &str, kind, name: &str| Lane { queue: queue.into(), kind, name: name.into() };
+    let row = LaneRow { leased: 1, delayed: 2, ..LaneRow::default() };
+    // Names of different lengths: their keys do not sort as they do.
+    for i in 0..LIST_ROWS_MAX * 2 {
+        LANE.put(&mut w.kv, GROUP, &lane(&i.to_string(), WorkKind::Task, "t"), &row);
+    }
+    // One queue holds more names than a page reads, another is only paused, a third both.
+    for i in 0..LIST_SCAN_ROWS_MAX + 500 {
+        LANE.put(&mut w.kv, GROUP, &lane("wide", WorkKind::Run, &i.to_string()), &row);
+    }
+    for i in 0..LIST_ROWS_MAX + 1 {
+        QUEUE.put(&mut w.kv, GROUP, &format!("paused-{i}").into(), &QueueRow { paused: true });
+    }
+    QUEUE.put(&mut w.kv, GROUP, &"wide".into(), &QueueRow { paused: true });
+    let (all, pages) = all_queues(&w);
+    assert_eq!((all.len(), pages), (LIST_ROWS_MAX * 3 + 2, 5));
+    let wide = &all["wide"];
+    let lanes = LIST_SCAN_ROWS_MAX as u64 + 500;
+    assert_eq!((wide.paused, wide.leased, wide.delayed), (true, lanes, 2 * lanes));
+    assert!(all.values().filter(|queue| queue.queue.starts_with("paused-")).all(|queue| queue.paused));
+    assert_eq!(all.values().map(|queue| queue.leased).sum::<u64>(), lanes + 2 * LIST_ROWS_MAX as u64);
+}
+
+#[test]
+fn a_description_lists_some_lanes_and_counts_them_all_up_to_a_bound() {
+    let mut w = World::new();
+    let row = LaneRow { leased: 1, ..LaneRow::default() };
+    let fill = |w: &mut World, lanes: std::ops::Range<usize>| {
+        for i in lanes {
+            let lane = Lane { queue: "q".into(), kind: WorkKind::Task, name: i.to_string().into() };
+            LANE.put(&mut w.kv, GROUP, &lane, &row);
+        }
+    };
+    fill(&mut w, 0..LIST_ROWS_MAX + 7);
+    let list = query::lanes(&w.kv, GROUP, &"q".into());
+    let total = LIST_ROWS_MAX as u64 + 7;
+    assert_eq!((list.lanes.len(), list.lanes_total, list.counted_all), (LIST_ROWS_MAX, total, true));
+    assert_eq!(list.summary.leased, total);
+    fill(&mut w, LIST_ROWS_MAX + 7..LIST_SCAN_ROWS_MAX + 1);
+    let list = query::lanes(&w.kv, GROUP, &"q".into());
+    assert_eq!((list.lanes_total, list.counted_all), (LIST_SCAN_ROWS_MAX as u64, false));
 }
 
 /// One queue's payloads fill every entry; the other queue is served all the same.

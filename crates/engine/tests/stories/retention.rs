@@ -1,6 +1,6 @@
 //! Ended work can be read for its retention time; then nothing of it is left.
 
-use coda_protocol::limits::{RETENTION_MS, TICK_DELETE_MAX};
+use coda_protocol::limits::{PAYLOAD_BYTES_MAX, RETENTION_MS, TICK_DELETE_BYTES_MAX, TICK_DELETE_MAX};
 use coda_protocol::reply::Reply;
 use coda_protocol::request::RecordStep;
 
@@ -39,6 +39,24 @@ fn a_run_takes_everything_of_its_own_along() {
     w.finish(&run, "shipped").unwrap();
     w.at(RETENTION_MS).tick();
     assert!(w.run_outcome(run.run).is_err());
+    assert_eq!(rows(&w), 0);
+}
+
+#[test]
+fn no_tick_reads_more_of_what_it_deletes_than_its_bound() {
+    let mut w = World::new();
+    let run = w.at(0).resident("order");
+    let largest = "x".repeat(PAYLOAD_BYTES_MAX);
+    for i in 0..10 {
+        w.record(&run, make::inline("r", &[&i.to_string()]), &largest).unwrap();
+    }
+    w.finish(&run, "done").unwrap();
+    w.now = RETENTION_MS;
+    let a_tick = TICK_DELETE_BYTES_MAX / PAYLOAD_BYTES_MAX;
+    for left in [10 - a_tick, 10 - 2 * a_tick, 0] {
+        assert_eq!(w.command(Command::Tick), Ok(Reply::Done));
+        assert_eq!(MEMO.all(&w.kv, GROUP).len(), left);
+    }
     assert_eq!(rows(&w), 0);
 }
 

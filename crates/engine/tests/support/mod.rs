@@ -267,11 +267,11 @@ impl World {
 
     /// A run's memo as one map, whatever its pages.
     pub fn memo(&self, run: RunId) -> BTreeMap<StepKey, WorkOutcome> {
-        query::memo(&self.kv, GROUP, run).pages.into_iter().flatten().collect()
+        query::memo(&self.kv, GROUP, run).items.into_iter().collect()
     }
 
     pub fn lane(&self, name: &str) -> Option<LaneDescription> {
-        query::lanes(&self.kv, GROUP, &"q".into()).into_iter().find(|lane| lane.name == name)
+        query::lanes(&self.kv, GROUP, &"q".into()).lanes.into_iter().find(|lane| lane.name == name)
     }
 
     pub fn steps_ended(&self) -> Vec<StepEnded> {

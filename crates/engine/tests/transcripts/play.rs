@@ -116,7 +116,8 @@ impl Player {
         }
         let mut lines: Vec<_> =
             applied.outcomes.iter().map(|outcome| format!("=> {}", words::outcome(&self.book, outcome))).collect();
-        let effects = applied.effects.iter();
+        // How many leases end is no story.
+        let effects = applied.effects.iter().filter(|effect| !matches!(effect, Effect::LeasesEnded { .. }));
         lines.extend(effects.map(|effect| format!(".. {}", words::effect(&self.book, &self.world.kv, effect))));
         for (offer, unused) in offers.iter().zip(&applied.unused).filter(|(_, unused)| **unused > 0) {
             lines.push(format!(".. {} has {unused} free", book::session_name(offer.session)));

@@ -42,13 +42,12 @@ pub fn outcome(book: &Book, outcome: &Outcome) -> String {
 
 fn memo(book: &Book, kv: &MemKv, run: RunId) -> String {
     let memo = query::memo(kv, GROUP, run);
-    let items: Vec<_> = memo.pages.iter().flatten().collect();
-    if items.is_empty() {
+    if memo.items.is_empty() {
         return String::new();
     }
-    let item = |(key, outcome): &&(_, _)| format!("{}: {}", key_name(key), ended(outcome));
+    let item = |(key, outcome): &(_, _)| format!("{}: {}", key_name(key), ended(outcome));
     let _ = book;
-    format!(", knowing {}", items.iter().map(item).collect::<Vec<_>>().join(", "))
+    format!(", knowing {}", memo.items.iter().map(item).collect::<Vec<_>>().join(", "))
 }
 
 pub fn effect(book: &Book, kv: &MemKv, effect: &Effect) -> String {
@@ -63,7 +62,7 @@ pub fn effect(book: &Book, kv: &MemKv, effect: &Effect) -> String {
             let known = memo(book, kv, lease.run);
             format!("{to} gets {name} under lease {}, attempt {}{known}", book.number(lease.lease), lease.attempt)
         }
-        Effect::RunResumed { session, run, .. } => {
+        Effect::MemoWanted { session, run, .. } => {
             let known = memo(book, kv, *run);
             format!("{} goes on with {}{known}", session_name(*session), work(Work::Run(*run)))
         }
@@ -78,6 +77,8 @@ pub fn effect(book: &Book, kv: &MemKv, effect: &Effect) -> String {
         Effect::RunEnded { run, outcome } => format!("{} ended with {}", work(Work::Run(*run)), ended(outcome)),
         Effect::TaskEnded { task, outcome } => format!("{} ended with {}", work(Work::Task(*task)), ended(outcome)),
         Effect::LaneReady(lane) => format!("{} {} waits in {}", kind(lane.kind), lane.name, lane.queue),
+        Effect::QueueUnpaused(queue) => format!("{queue} hands out again"),
+        Effect::LeasesEnded { session, count } => format!("{} holds {count} fewer", session_name(*session)),
         Effect::WakeAt(at) => format!("wake at {}", at.0),
         Effect::SessionHolds(session) => format!("{} holds leases", session_name(*session)),
         Effect::EndSessionAgain(session) => format!("{} still holds leases", session_name(*session)),
@@ -136,7 +137,7 @@ pub fn describe(kv: &MemKv, work: Work) -> Vec<String> {
 }
 
 pub fn queue(kv: &MemKv, queue: &str) -> Vec<String> {
-    let lanes = query::lanes(kv, GROUP, &queue.into());
+    let lanes = query::lanes(kv, GROUP, &queue.into()).lanes;
     let lane = |lane: &coda_protocol::reply::LaneDescription| {
         format!(
             "{} {}: ready {}, leased {}, delayed {}, waits: {}",

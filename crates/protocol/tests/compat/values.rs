@@ -5,11 +5,11 @@ use coda_protocol::frame::{Frame, Hello, Welcome};
 use coda_protocol::ids::{LeaseId, Millis, NodeId, Position, RunId, SessionId, TaskId, Timestamp, Work, WorkKind};
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::policy::RetryPolicy;
-use coda_protocol::push::{MemoPage, Push, RunLease, StepEnded, TaskLease};
+use coda_protocol::push::{MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded, TaskLease};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::{
-    Answer, Counters, GroupDescription, LaneDescription, NodeDescription, QueueDescription, QueueSummary, Reply,
-    RunDescription, StepDescription, StepState, TaskDescription, Wait, WorkState,
+    Answer, Counters, GroupDescription, LaneDescription, LaneList, NodeDescription, QueueCursor, QueueDescription,
+    QueuePage, QueueSummary, Reply, RunDescription, StepDescription, StepState, TaskDescription, Wait, WorkState,
 };
 use coda_protocol::request::{
     CompleteRun, CompleteTask, Credit, ParkRun, RecordStep, Release, Request, Resume, Spawn, SpawnStep, StartRun,
@@ -70,6 +70,7 @@ pub fn requests() -> Vec<(&'static str, Request)> {
     let subscribe = Subscribe { queue: "q".into(), tasks: vec!["a".into(), "b".into()], workflows: vec!["w".into()] };
     let steps = vec![step(StepKind::Task), step(StepKind::Workflow)];
     let record = RecordStep { run: RUN, lease: LEASE, key: key(StepKind::Inline), result: payload() };
+    let [from_lane, from_paused, from_served] = cursors().map(|cursor| Request::ListQueuesFrom(Some(cursor)));
     vec![
         ("StartRun", Request::StartRun(start)),
         ("SubmitTask", Request::SubmitTask(submit)),
@@ -95,6 +96,11 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("DescribeRun", Request::DescribeRun(RUN)),
         ("DescribeTask", Request::DescribeTask(TASK)),
         ("DescribeNode", Request::DescribeNode),
+        ("ListQueuesFrom the first", Request::ListQueuesFrom(None)),
+        ("ListQueuesFrom a lane", from_lane),
+        ("ListQueuesFrom a paused queue", from_paused),
+        ("ListQueuesFrom a served queue", from_served),
+        ("DescribeLanes", Request::DescribeLanes("q".into())),
     ]
 }
 
@@ -167,6 +173,14 @@ fn node_description() -> NodeDescription {
     }
 }
 
+fn cursors() -> [QueueCursor; 3] {
+    [
+        QueueCursor::Lane { queue: "q".into(), kind: WorkKind::Run, name: "n".into() },
+        QueueCursor::Paused("p".into()),
+        QueueCursor::Served("s".into()),
+    ]
+}
+
 pub fn replies() -> Vec<(&'static str, Reply)> {
     let waits = [
         Wait::No,
@@ -181,6 +195,8 @@ pub fn replies() -> Vec<(&'static str, Reply)> {
     ];
     let mut lanes: Vec<_> = waits.into_iter().map(|wait| lane(WorkKind::Task, wait, None)).collect();
     lanes.push(lane(WorkKind::Run, Wait::No, Some(Timestamp(300))));
+    let some = vec![lane(WorkKind::Task, Wait::No, None)];
+    let lanes_in_all = LaneList { summary: summary(), lanes: some, lanes_total: 300, counted_all: true };
     let states = [
         WorkState::Delayed,
         WorkState::Ready,
@@ -212,6 +228,9 @@ pub fn replies() -> Vec<(&'static str, Reply)> {
         ("Run of all states", Reply::Run(all_states)),
         ("Task", Reply::Task(task_description())),
         ("Node", Reply::Node(node_description())),
+        ("QueuePage", Reply::QueuePage(QueuePage { queues: vec![summary()], next: Some(cursors()[2].clone()) })),
+        ("QueuePage, the last", Reply::QueuePage(QueuePage { queues: vec![summary()], next: None })),
+        ("Lanes", Reply::Lanes(lanes_in_all)),
     ]
 }
 
@@ -251,10 +270,12 @@ pub fn pushes() -> Vec<(&'static str, Push)> {
     vec![
         ("Task", Push::Task(task.clone())),
         ("Task of its own", Push::Task(TaskLease { run: None, ..task })),
-        ("Run", Push::Run(run)),
+        ("Run", Push::Run(run.clone())),
+        ("Run with an open memo", Push::Run(RunLease { memo_pages: MEMO_PAGES_OPEN, ..run })),
         ("Memo", Push::Memo(MemoPage { run: RUN, lease: LEASE, steps_ended: 2, items })),
         ("Step", Push::Step(ended)),
         ("LeaseLost", Push::LeaseLost { work: Work::Run(RUN), lease: LEASE }),
+        ("MemoEnd", Push::MemoEnd { run: RUN, lease: LEASE, steps_ended: 300 }),
     ]
 }
 
@@ -277,6 +298,8 @@ pub fn rejects() -> Vec<(&'static str, Reject)> {
         ("AlreadyEnded", Reject::AlreadyEnded),
         ("NotIdle", Reject::NotIdle),
         ("WrongStepKind", Reject::WrongStepKind),
+        ("TooManyLeases", Reject::TooManyLeases { max: 16_384 }),
+        ("ResumedBefore", Reject::ResumedBefore),
     ]
 }
 

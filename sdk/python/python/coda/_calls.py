@@ -177,8 +177,9 @@ def describe_task(work: Work[Any]) -> Call[descriptions.TaskDescription]:
     return Call(DESCRIBE_TASK, (work.id,), descriptions.task_description)
 
 
-def queues() -> Call[list[descriptions.QueueSummary]]:
-    return Call(LIST_QUEUES, (), lambda raw: [descriptions.queue_summary(each) for each in raw])
+def queues(cursor: tuple[Any, ...]) -> Call[tuple[list[dict[str, Any]], tuple[Any, ...] | None]]:
+    """One page: the first, or from where the page before ended."""
+    return Call(LIST_QUEUES, cursor, lambda page: page)
 
 
 def queue(name: str) -> Call[descriptions.QueueDescription]:

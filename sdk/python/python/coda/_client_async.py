@@ -14,7 +14,14 @@ from ._calls import Call, Waits, Work
 from ._channel import Channel, Then, translated
 from ._context import Args, Options
 from ._definitions import Task, Workflow
-from ._descriptions import NodeDescription, QueueDescription, QueueSummary, RunDescription, TaskDescription
+from ._descriptions import (
+    NodeDescription,
+    QueueDescription,
+    QueuePages,
+    QueueSummary,
+    RunDescription,
+    TaskDescription,
+)
 from ._errors import ClosedError, CodaError, ResultTimeout
 from ._wire import CONNECTED, OVER, Event, PortLike
 
@@ -224,7 +231,12 @@ class AsyncClient:
         return AsyncTaskHandle(self, calls.task_of(task_id))
 
     async def queues(self) -> list[QueueSummary]:
-        return await self._ask(calls.queues())
+        """All queues that hold work, are paused, or have workers, by name."""
+        pages = QueuePages()
+        cursor: tuple[Any, ...] | None = ()
+        while cursor is not None:
+            cursor = pages.add(await self._ask(calls.queues(cursor)))
+        return pages.queues()
 
     async def queue(self, name: str) -> QueueDescription:
         """A queue and, for everything in it that waits, the reason."""

@@ -86,6 +86,10 @@ class LaneDescription:
 @dataclass(frozen=True)
 class QueueDescription(QueueSummary):
     lanes: tuple[LaneDescription, ...]
+    #: How many lanes hold work; a description lists at most 1,000 of them.
+    lanes_total: int
+    #: If not, there are more lanes than are counted: the total and the counts are what was seen so far.
+    counted_all: bool
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,28 @@ def _failure(raw: Any) -> FailureDescription | None:
 
 def queue_summary(raw: dict[str, Any]) -> QueueSummary:
     return QueueSummary(name=raw.pop("queue"), **raw)
+
+
+class QueuePages:
+    """The pages of a list of queues, put together: of a queue that two pages share, each counts a part."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, dict[str, Any]] = {}
+
+    def add(self, page: tuple[list[dict[str, Any]], tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+        """Adds a page and returns where the next one begins."""
+        queues, cursor = page
+        for raw in queues:
+            known = self._queues.setdefault(raw["queue"], raw)
+            if known is not raw:
+                known["paused"] |= raw["paused"]
+                known["workers"] = max(known["workers"], raw["workers"])
+                for count in ("ready", "leased", "delayed"):
+                    known[count] += raw[count]
+        return cursor
+
+    def queues(self) -> list[QueueSummary]:
+        return [queue_summary(dict(raw)) for _, raw in sorted(self._queues.items())]
 
 
 def queue_description(raw: dict[str, Any]) -> QueueDescription:

@@ -5,6 +5,7 @@ use coda_engine::effect::Effect;
 use coda_engine::entry::Applied;
 use coda_engine::kv::MemKv;
 use coda_engine::query;
+use coda_engine::recover::recover;
 use coda_protocol::ids::{LeaseId, RunId, SessionId};
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::Reply;
@@ -66,11 +67,11 @@ impl Sim {
             Effect::RunLeased { session, lease, has_memo } => {
                 let mut execution = Execution::new(lease.clone());
                 let memo = query::memo(&self.kv, GROUP, lease.run);
-                assert!(*has_memo || memo.pages.is_empty(), "a memo that would not be sent");
+                assert!(*has_memo || memo.items.is_empty(), "a memo that would not be sent");
                 execution.memo(memo, &mut self.oracle);
                 self.worker(*session).map(|worker| worker.runs.insert(execution.lease.lease, execution));
             }
-            Effect::RunResumed { session, run, lease, .. } => {
+            Effect::MemoWanted { session, run, lease, .. } => {
                 // Read later than applied: the run may be another's by then.
                 let memo = query::memo(&self.kv, GROUP, *run);
                 let held = query_lease(&self.kv, *run) == Some(*lease);
@@ -93,6 +94,8 @@ impl Sim {
             Effect::RunEnded { .. }
             | Effect::TaskEnded { .. }
             | Effect::LaneReady(_)
+            | Effect::QueueUnpaused(_)
+            | Effect::LeasesEnded { .. }
             | Effect::WakeAt(_)
             | Effect::SessionHolds(_) => {}
         }
@@ -101,6 +104,13 @@ impl Sim {
     pub(super) fn hint(&mut self, effect: &Effect) {
         match effect {
             Effect::LaneReady(lane) => drop(self.lanes.insert(lane.clone())),
+            Effect::QueueUnpaused(queue) => {
+                let of_queue = |effect| match effect {
+                    Effect::LaneReady(lane) if lane.queue == *queue => Some(lane),
+                    _ => None,
+                };
+                self.lanes.extend(recover(&self.kv, GROUP).into_iter().filter_map(of_queue));
+            }
             Effect::WakeAt(at) => self.wake = Some(self.wake.map_or(*at, |wake| wake.min(*at))),
             // A lease for a session that is not connected: it must not stay with it.
             Effect::TaskLeased { session, .. } | Effect::RunLeased { session, .. } => {
