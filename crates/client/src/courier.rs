@@ -5,6 +5,7 @@
 mod road;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -81,6 +82,8 @@ pub(crate) struct Courier<H: Handler> {
     next_id: AtomicU64,
     /// The outbox or the credits have something for the writer.
     wake: Notify,
+    /// Everything but waits for results has been answered.
+    settled: Notify,
     prompt: Semaphore,
     waits: Semaphore,
     kib: Semaphore,
@@ -101,6 +104,7 @@ impl<H: Handler> Courier<H> {
             flight: Mutex::new(Flight::new()),
             next_id: AtomicU64::new(1),
             wake: Notify::new(),
+            settled: Notify::new(),
             prompt: Semaphore::new(PROMPT_IN_FLIGHT_MAX),
             waits: Semaphore::new(WAITS_IN_FLIGHT_MAX),
             kib: Semaphore::new(IN_FLIGHT_KIB_MAX),
@@ -209,6 +213,18 @@ impl<H: Handler> Courier<H> {
 
     pub(crate) fn deadline(&self, id: u64, after: Duration) -> ClientError {
         ClientError::Deadline { ms: after.as_millis() as u64, last: self.flight.lock().last_refusal(id) }
+    }
+
+    /// Waits until nothing is unanswered but waits for results.
+    pub(crate) async fn settled(&self) {
+        loop {
+            let mut settled = pin!(self.settled.notified());
+            settled.as_mut().enable();
+            if self.flight.lock().is_settled() {
+                return;
+            }
+            settled.await;
+        }
     }
 
     /// Begins the clean end: goodbye to the node, [`ClientError::Closed`] to everyone who waits.

@@ -141,6 +141,11 @@ impl<T> Flight<T> {
         Settled::Answered { ticket: pending.ticket, more: pending.more, result, freed }
     }
 
+    /// Whether nothing is unanswered but waits for results.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.pending.len() == self.waits.len()
+    }
+
     /// Why a request was refused last, if it was.
     pub(crate) fn last_refusal(&self, id: u64) -> Option<Unavailable> {
         self.pending.get(&id)?.last.clone()
@@ -240,6 +245,7 @@ mod tests {
         let mut flight = Flight::new();
         flight.add(7, frame("a"), Class::Prompt, 0);
         sent(&mut flight, now);
+        assert!(!flight.is_settled());
         assert!(matches!(flight.settle(7, overloaded(), now, 0.0), Settled::Again));
         let due = flight.next_retry().unwrap();
         assert_eq!(due, now + Duration::from_millis(40));
@@ -270,6 +276,7 @@ mod tests {
         let work = Work::Run(RunId([1; 16]));
         let mut flight = Flight::new();
         assert_eq!(flight.add(1, frame("w"), Class::Wait(work), 10), None);
+        assert!(flight.is_settled());
         let back = Freed { class: Class::Wait(work), bytes: 1 };
         assert_eq!(flight.add(2, frame("w"), Class::Wait(work), 11), Some(back));
         assert_eq!(sent(&mut flight, Instant::now()).len(), 1);

@@ -70,6 +70,9 @@ struct State {
     awaited: u32,
     /// Inline steps that are being executed.
     inline: u32,
+    /// Spawned steps without caching that have not ended. Another execution would run them again, so this one waits for
+    /// them.
+    fresh_pending: u32,
     /// Grows with everything that happens.
     activity: u64,
     lost: bool,
@@ -136,6 +139,7 @@ impl Resident {
         let wait = wait.boxed().shared();
         state.steps.insert(step.key.clone(), wait.clone());
         state.waiting.insert(step.key.clone(), ended);
+        state.fresh_pending += u32::from(step.key.cache_key.is_fresh());
         state.outbox.push(step);
         state.happened();
         wait
@@ -186,6 +190,7 @@ impl Resident {
         let mut state = self.state.lock();
         state.seen = state.seen.max(steps_ended);
         if let Some(waiting) = state.waiting.remove(key) {
+            state.fresh_pending -= u32::from(key.cache_key.is_fresh());
             let _ = waiting.send(outcome);
             state.happened();
         }
@@ -275,7 +280,11 @@ impl Resident {
                 continue;
             }
             let state = self.state.lock();
-            let only_waits = spawning.is_empty() && state.outbox.is_empty() && state.inline == 0 && state.awaited > 0;
+            let only_waits = spawning.is_empty()
+                && state.outbox.is_empty()
+                && state.inline == 0
+                && state.fresh_pending == 0
+                && state.awaited > 0;
             if !only_waits {
                 idle.since = None;
                 return Poll::Pending;

@@ -34,6 +34,8 @@ pub const PARK_AFTER_MS_DEFAULT: u64 = 30_000;
 
 /// How long functions that were told to stop have to reach an `.await`.
 const STOP_TIMEOUT: Duration = Duration::from_millis(2_000);
+/// How long a worker that stops waits for the answers to what it has handed back.
+const ANSWERS_TIMEOUT: Duration = Duration::from_millis(2_000);
 const EVENTS_PER_TURN_MAX: usize = 256;
 
 /// A worker with its functions, not connected yet.
@@ -243,6 +245,10 @@ impl EventLoop {
         self.crew.all().iter().for_each(Working::stop);
         if tokio::time::timeout(STOP_TIMEOUT, self.crew.empty()).await.is_err() {
             warn!(left = self.crew.working.lock().len(), "functions did not stop in time, leaving them");
+        }
+        // A goodbye that overtakes them would have the node count their workers as lost.
+        if tokio::time::timeout(ANSWERS_TIMEOUT, self.crew.link.settled()).await.is_err() {
+            warn!("what was handed back is not answered, closing all the same");
         }
         self.crew.link.close().await;
     }

@@ -253,6 +253,12 @@ impl WorkerLink {
         self.leases().lock().count()
     }
 
+    /// Waits until the node has answered everything that was asked of it, hand-backs included. After that a goodbye takes
+    /// nothing away that was meant to be handed back.
+    pub async fn settled(&self) {
+        self.courier().settled().await;
+    }
+
     /// Ends the session with a goodbye; the node hands out its leases at once. Unanswered requests fail.
     pub async fn close(&self) {
         self.courier().begin_close();

@@ -37,6 +37,7 @@ impl<H: Handler> Courier<H> {
             self.state.send_replace(State::Over(error.clone()));
             flight.take_all()
         };
+        self.settled.notify_waiters();
         [&self.prompt, &self.waits, &self.kib].into_iter().for_each(Semaphore::close);
         let mut news: Vec<_> =
             tickets.into_iter().map(|ticket| News::Answered { ticket, result: Err(error.clone()) }).collect();
@@ -255,6 +256,7 @@ impl<H: Handler> Courier<H> {
                 Settled::Unknown => debug!(id, "an answer that nobody waits for"),
             }
         }
+        let is_settled = flight.is_settled();
         drop(flight);
         for (semaphore, count) in [(&self.prompt, prompt), (&self.waits, waits), (&self.kib, bytes)] {
             if count > 0 {
@@ -265,6 +267,9 @@ impl<H: Handler> Courier<H> {
             self.wake.notify_one();
         }
         self.handler.handle(self, news);
+        if is_settled {
+            self.settled.notify_waiters();
+        }
         unexpected.map_or(Ok(()), Err)
     }
 }

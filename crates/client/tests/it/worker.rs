@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use coda_client::protocol::cache_key::{CacheKey, KeyPart};
-use coda_client::protocol::ids::{LeaseId, RunId, Work};
+use coda_client::protocol::ids::{LeaseId, RunId, TaskId, Work};
 use coda_client::protocol::limits::SPAWN_STEPS_MAX;
 use coda_client::protocol::payload::{Failure, Payload, WorkOutcome};
 use coda_client::protocol::push::{MemoPage, Push, StepEnded};
@@ -272,6 +272,28 @@ async fn a_run_that_only_waits_gives_up_its_slot_unless_there_is_news() {
 }
 
 #[tokio::test]
+async fn a_run_is_not_parked_while_a_step_without_caching_is_pending() {
+    let mut s = Story::begin(|worker| {
+        let worker = worker.park_after(Some(Duration::from_millis(1)));
+        worker.workflow("flow", async |cx: WorkflowContext, ()| {
+            let now = cx.spawn_task::<u32>("now", ()).no_cache().start();
+            cx.spawn_task::<u32>("send", ()).await?;
+            now.await
+        })
+    })
+    .await;
+    s.start_run(vec![]).await;
+    let (id, Request::Spawn(spawn)) = s.asked().await else { panic!() };
+    s.peer.answer(id, Reply::Spawned(vec![StepState::Pending; spawn.steps.len()])).await;
+    let fresh = spawn.steps.iter().map(|step| &step.key).find(|key| key.cache_key.is_fresh()).unwrap().clone();
+    // Another execution would not find its result: this one keeps its slot, however long that takes.
+    assert!(tokio::time::timeout(Duration::from_millis(100), s.asked()).await.is_err());
+    s.end_step(fresh, json("1"), 1).await;
+    let (_, request) = s.asked().await;
+    assert_eq!(request, Request::ParkRun(ParkRun { run: RunId([1; 16]), lease: LeaseId(1), seen: 1 }));
+}
+
+#[tokio::test]
 async fn a_shutdown_lets_tasks_end_and_hands_back_runs_that_only_wait() {
     let (started, mut told) = tokio::sync::mpsc::channel(1);
     let (finish, may_finish) = tokio::sync::watch::channel(false);
@@ -334,7 +356,18 @@ async fn tasks_that_outlast_the_drain_are_handed_back() {
     s.peer.push(Push::Task(task_lease(3, Payload::json("\"bad\"")))).await;
     let (id, _) = s.asked().await;
     s.peer.answer(id, Reply::Done).await;
-    s.shutdown.send(()).unwrap();
+    let Story { mut peer, shutdown, mut worker } = s;
+    shutdown.send(()).unwrap();
     within(dropped).await.unwrap();
-    within(s.worker).await.unwrap().unwrap();
+    // The goodbye waits for the answer to the hand-back.
+    let (id, request) = loop {
+        match peer.asked().await {
+            (id, Request::Subscribe(_)) => peer.answer(id, Reply::Done).await,
+            asked => break asked,
+        }
+    };
+    assert_eq!(request, Request::Release(Release { work: Work::Task(TaskId([2; 16])), lease: LeaseId(2) }));
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut worker).await.is_err());
+    peer.answer(id, Reply::Done).await;
+    within(worker).await.unwrap().unwrap();
 }
