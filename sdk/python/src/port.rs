@@ -21,7 +21,7 @@ use smol_str::SmolStr;
 use tokio::runtime::Handle;
 
 use crate::mailbox::Mailbox;
-use crate::told::Told;
+use crate::told::{Told, ticket};
 use crate::{requests, runtime};
 
 /// Events that move in one step from the link to the mailbox.
@@ -54,9 +54,9 @@ struct Queue {
 }
 
 enum Waiting {
-    Request { token: u64, request: Request },
-    Client { token: u64, parcel: Parcel },
-    Worker { token: u64, parcel: WorkerParcel },
+    Request { ticket: u64, request: Request },
+    Client { ticket: u64, parcel: Parcel },
+    Worker { ticket: u64, parcel: WorkerParcel },
 }
 
 #[derive(Clone)]
@@ -125,7 +125,7 @@ impl Port {
         self.check_process()?;
         for each in batch.iter() {
             let (token, request) = requests::request(each.cast::<PyTuple>()?)?;
-            self.shared.clone().post(&self.runtime, token, request);
+            self.shared.clone().post(&self.runtime, ticket(token, &request), request);
         }
         Ok(())
     }
@@ -149,6 +149,13 @@ impl Port {
             link.drain();
         }
         Ok(())
+    }
+
+    /// How many leases a worker holds: told of, and not ended yet.
+    fn held(&self) -> PyResult<usize> {
+        self.check_process()?;
+        let end = self.shared.line.lock().end.clone();
+        Ok(if let End::Worker(link) = end { link.held() } else { 0 })
     }
 
     /// Says goodbye in the background; waits up to `timeout` seconds for it to have left.
@@ -264,7 +271,7 @@ impl Shared {
         let mut line = self.line.lock();
         line.end = End::Over(error.clone());
         let waiting = line.queues.iter_mut().flat_map(|queue| queue.waiting.drain(..));
-        let refused = waiting.map(|waiting| Told::NotTaken { token: waiting.token(), error: error.clone() });
+        let refused = waiting.map(|waiting| Told::NotTaken { ticket: waiting.ticket(), error: error.clone() });
         let mut told: Vec<_> = refused.collect();
         told.push(Told::NotOpened(error.clone()));
         self.mailbox.put(told);
@@ -292,22 +299,22 @@ impl Shared {
         }
     }
 
-    fn post(self: Arc<Self>, runtime: &Handle, token: u64, request: Request) {
+    fn post(self: Arc<Self>, runtime: &Handle, ticket: u64, request: Request) {
         let index = usize::from(matches!(request, Request::AwaitRun(_) | Request::AwaitTask(_)));
         let mut line = self.line.lock();
         let Line { end, queues } = &mut *line;
         let queue = &mut queues[index];
         if queue.is_sending || matches!(end, End::Opening) {
-            queue.waiting.push_back(Waiting::Request { token, request });
+            queue.waiting.push_back(Waiting::Request { ticket, request });
             return;
         }
         let sent = match end {
             End::Opening => unreachable!("handled above"),
             End::Client(link) => {
-                link.try_post(token, request).map(|back| back.map(|parcel| Waiting::Client { token, parcel }))
+                link.try_post(ticket, request).map(|back| back.map(|parcel| Waiting::Client { ticket, parcel }))
             }
             End::Worker(link) => {
-                link.try_post(token, request).map(|back| back.map(|parcel| Waiting::Worker { token, parcel }))
+                link.try_post(ticket, request).map(|back| back.map(|parcel| Waiting::Worker { ticket, parcel }))
             }
             End::Over(error) => Err(error.clone()),
         };
@@ -320,7 +327,7 @@ impl Shared {
             }
             Err(error) => {
                 drop(line);
-                self.mailbox.put([Told::NotTaken { token, error }]);
+                self.mailbox.put([Told::NotTaken { ticket, error }]);
             }
         }
     }
@@ -337,26 +344,26 @@ impl Shared {
                 };
                 (line.end.clone(), waiting)
             };
-            let token = waiting.token();
+            let ticket = waiting.ticket();
             let sent = match (end, waiting) {
-                (End::Client(link), Waiting::Request { request, .. }) => link.post(token, request).await,
+                (End::Client(link), Waiting::Request { request, .. }) => link.post(ticket, request).await,
                 (End::Client(link), Waiting::Client { parcel, .. }) => link.post_parcel(parcel).await,
-                (End::Worker(link), Waiting::Request { request, .. }) => link.post(token, request).await,
+                (End::Worker(link), Waiting::Request { request, .. }) => link.post(ticket, request).await,
                 (End::Worker(link), Waiting::Worker { parcel, .. }) => link.post_parcel(parcel).await,
                 (End::Over(error), _) => Err(error),
                 (End::Opening | End::Client(_) | End::Worker(_), _) => Err(ClientError::Closed),
             };
             if let Err(error) = sent {
-                self.mailbox.put([Told::NotTaken { token, error }]);
+                self.mailbox.put([Told::NotTaken { ticket, error }]);
             }
         }
     }
 }
 
 impl Waiting {
-    fn token(&self) -> u64 {
+    fn ticket(&self) -> u64 {
         match self {
-            Self::Request { token, .. } | Self::Client { token, .. } | Self::Worker { token, .. } => *token,
+            Self::Request { ticket, .. } | Self::Client { ticket, .. } | Self::Worker { ticket, .. } => *ticket,
         }
     }
 }

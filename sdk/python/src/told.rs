@@ -4,7 +4,7 @@ use coda_client::protocol::ids::{Work, WorkKind};
 use coda_client::protocol::payload::{Payload, WorkOutcome};
 use coda_client::protocol::push::{RunLease, TaskLease};
 use coda_client::protocol::reply::{QueueCursor, Reply, StepState};
-use coda_client::protocol::request::{StepKey, StepKind};
+use coda_client::protocol::request::{Request, StepKey, StepKind};
 use coda_client::{ClientError, Event, WorkerEvent};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
@@ -29,7 +29,7 @@ pub(crate) enum Told {
     Worker(WorkerEvent),
     /// A request that could not be taken.
     NotTaken {
-        token: u64,
+        ticket: u64,
         error: ClientError,
     },
     /// The link could not be opened.
@@ -50,17 +50,39 @@ impl From<WorkerEvent> for Told {
 
 type Tuple<'py> = PyResult<Bound<'py, PyAny>>;
 
+/// What the link knows a request by: Python's token, and whether its answer may wait until Python listens anyway. Ends of
+/// work and spawns are asked for all the time, and "done" is no news about them.
+pub(crate) fn ticket(token: u64, request: &Request) -> u64 {
+    let can_wait =
+        matches!(request, Request::Spawn(_) | Request::CompleteTask(_) | Request::CompleteRun(_) | Request::Release(_));
+    token << 1 | u64::from(can_wait)
+}
+
+fn token(ticket: u64) -> u64 {
+    ticket >> 1
+}
+
 impl Told {
+    /// Whether Python need not be woken for it.
+    pub(crate) fn can_wait(&self) -> bool {
+        let Self::Worker(WorkerEvent::Answered { token: ticket, result: Ok((reply, _)) }) = self else { return false };
+        let is_no_news = match reply {
+            Reply::Done => true,
+            Reply::Spawned(states) => states.iter().all(|state| *state == StepState::Pending),
+            _ => false,
+        };
+        ticket & 1 == 1 && is_no_news
+    }
+
     /// `None` for what Python has no use for.
     pub(crate) fn into_tuple(self, py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
         match self {
-            Self::Client(Event::Answered { token, result }) | Self::Worker(WorkerEvent::Answered { token, result }) => {
-                match result {
-                    Ok((answer, _)) => (ANSWERED, token, reply(py, answer)?).into_bound_py_any(py),
-                    Err(error) => refused(py, token, &error),
-                }
-            }
-            Self::NotTaken { token, error } => refused(py, token, &error),
+            Self::Client(Event::Answered { token: ticket, result })
+            | Self::Worker(WorkerEvent::Answered { token: ticket, result }) => match result {
+                Ok((answer, _)) => (ANSWERED, token(ticket), reply(py, answer)?).into_bound_py_any(py),
+                Err(error) => refused(py, ticket, &error),
+            },
+            Self::NotTaken { ticket, error } => refused(py, ticket, &error),
             Self::Client(Event::Connected { first, welcome })
             | Self::Worker(WorkerEvent::Connected { first, welcome }) => {
                 (CONNECTED, first, welcome.node.0, welcome.server.as_str()).into_bound_py_any(py)
@@ -91,8 +113,8 @@ impl Told {
     }
 }
 
-fn refused<'py>(py: Python<'py>, token: u64, error: &ClientError) -> Tuple<'py> {
-    (REFUSED, token, error.code(), error.to_string()).into_bound_py_any(py)
+fn refused<'py>(py: Python<'py>, ticket: u64, error: &ClientError) -> Tuple<'py> {
+    (REFUSED, token(ticket), error.code(), error.to_string()).into_bound_py_any(py)
 }
 
 fn task<'py>(py: Python<'py>, lease: &TaskLease) -> Tuple<'py> {

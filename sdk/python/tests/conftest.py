@@ -45,8 +45,10 @@ class World:
             yield self
         finally:
             self.worker.stop()
-            await serving
-            await self.client.close()
+            try:
+                await serving
+            finally:
+                await self.client.close()
 
 
 @pytest.fixture

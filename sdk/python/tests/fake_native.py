@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,13 +54,16 @@ class FakeCluster:
         self.refuse: dict[int, tuple[str, str]] = {}
         self.paused: set[str] = set()
         self._lease = 0
+        # Threads that have executed a task complete it themselves.
+        self.lock = threading.RLock()
 
     def port(self, served: list[Served] | None = None) -> FakePort:
-        port = FakePort(self, served)
-        self.ports.append(port)
-        port.tell((wire.CONNECTED, True, 1, "fake"))
-        self.hand_out()
-        return port
+        with self.lock:
+            port = FakePort(self, served)
+            self.ports.append(port)
+            port.tell((wire.CONNECTED, True, 1, "fake"))
+            self.hand_out()
+            return port
 
     def requests(self, tag: int) -> list[Request]:
         return [request for request in self.journal if request[0] == tag]
@@ -249,11 +253,15 @@ class FakeCluster:
 
     def lose(self, work: FakeWork) -> None:
         """The holder vanished, or seemed to."""
-        port, lease = work.holder, work.lease
-        assert port is not None
-        self._unlease(work)
-        self.ready.append(work)
-        port.tell((wire.LOST, work.kind, work.id, lease))
+        with self.lock:
+            port, lease = work.holder, work.lease
+            assert port is not None
+            self._unlease(work)
+            self.ready.append(work)
+            port.tell((wire.LOST, work.kind, work.id, lease))
+
+    def held_by(self, port: FakePort) -> list[FakeWork]:
+        return [work for work in self.work.values() if work.holder is port]
 
     def runs(self) -> list[FakeWork]:
         return [work for work in self.work.values() if work.kind == wire.WORK_RUN]
@@ -285,6 +293,8 @@ class FakePort:
         self.abandoned: list[tuple[int, bytes, int]] = []
         self.drained = False
         self.closed = False
+        #: Leases that were neither completed nor released when it closed.
+        self.lost: list[FakeWork] = []
 
     def wants(self, work: FakeWork) -> bool:
         if self.drained or self.closed or work.queue not in self.served:
@@ -296,25 +306,31 @@ class FakePort:
     def tell(self, event: Event | Refusal, token: int = 0) -> None:
         if isinstance(event, Refusal):
             event = (wire.REFUSED, token, event.code, event.message)
-        if not self._events and not self.closed:
-            self._bell.send(b"x")
-        self._events.append(event)
+        with self._cluster.lock:
+            if not self._events and not self.closed:
+                self._bell.send(b"x")
+            self._events.append(event)
 
     def fileno(self) -> int:
         return self._ear.fileno()
 
     def poll(self, max: int, /) -> list[Event]:
-        events = [self._events.popleft() for _ in range(min(max, len(self._events)))]
-        if events and not self._events:
-            self._ear.recv(16)
-        return events
+        with self._cluster.lock:
+            events = [self._events.popleft() for _ in range(min(max, len(self._events)))]
+            if events and not self._events and not self.closed:
+                self._ear.recv(16)
+            return events
 
     def post_batch(self, batch: list[Request], /) -> None:
         if self._pid != os.getpid():
             raise RuntimeError("forked")
-        self._cluster.batches.append(len(batch))
-        for request in batch:
-            self._cluster.handle(self, request)
+        with self._cluster.lock:
+            self._cluster.batches.append(len(batch))
+            for request in batch:
+                if self.closed:
+                    self.tell((wire.REFUSED, request[1], "CODA4010", "closed"))
+                else:
+                    self._cluster.handle(self, request)
 
     def abandon(self, kind: int, id: bytes, lease: int, /) -> None:
         self.abandoned.append((kind, id, lease))
@@ -322,7 +338,12 @@ class FakePort:
     def drain(self) -> None:
         self.drained = True
 
+    def held(self) -> int:
+        return len(self._cluster.held_by(self))
+
     def close(self, timeout: float, /) -> None:
+        if not self.closed:
+            self.lost = self._cluster.held_by(self)
         self.closed = True
         if self in self._cluster.ports:
             self._cluster.ports.remove(self)

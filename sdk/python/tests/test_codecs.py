@@ -6,10 +6,12 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import io
 import json
 import math
 import uuid
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import coda
@@ -116,14 +118,54 @@ def test_an_enum_travels_as_its_value_and_a_dataclass_as_its_fields() -> None:
 
 
 def test_what_cannot_be_encoded_is_refused_with_its_place() -> None:
-    with pytest.raises(coda.CodecError, match=r"type object at orders\[1\]\.x"):
+    with pytest.raises(coda.CodecError, match=r"`orders\[1\]\.x` is of type object, which JSON cannot carry"):
         JSON.encode({"orders": [1, Point(object(), 1)]})
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(coda.CodecError, match="contains itself"):
         JSON.encode(loop)
-    with pytest.raises(coda.CodecError):
-        JSON.encode(lambda: None)
+
+
+class Model:
+    def model_dump(self) -> dict[str, int]:
+        return {}
+
+
+class Array:
+    def tolist(self) -> list[int]:
+        return []
+
+
+async def never() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (object, "make its class a dataclass"),
+        (lambda: Path("/tmp"), r"str\(\.\.\.\)"),
+        (lambda: io.StringIO("x"), "what it holds"),
+        (lambda: iter([1]), "a list of its items"),
+        (lambda: ValueError("x"), r"str\(\.\.\.\)"),
+        (Model, r"model_dump\(\)"),
+        (Array, r"tolist\(\)"),
+        (lambda: print, "pass its name"),
+    ],
+)
+def test_the_error_names_the_argument_and_the_way_out(app: coda.App, make: Any, advice: str) -> None:
+    @app.task(name="charge")
+    def charge(order: Any, **more: Any) -> None: ...
+
+    place = r"the arguments of charge: `order\.items\[1\]` is of type "
+    with pytest.raises(coda.CodecError, match=f"{place}.*: .*{advice}"):
+        charge.encode_args({"order": {"items": [1, make()]}})
+
+
+def test_an_awaitable_is_to_be_awaited_first() -> None:
+    coroutine = never()
+    with pytest.raises(coda.CodecError, match="await it first"):
+        JSON.encode({"a": coroutine})
+    coroutine.close()
 
 
 @pytest.mark.parametrize(

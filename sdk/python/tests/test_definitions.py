@@ -121,7 +121,9 @@ def test_backoff_is_checked_and_computes_local_delays() -> None:
 
 def test_two_functions_of_one_name_are_refused(app: coda.App) -> None:
     app.task(name="same")(lambda: 1)
-    with pytest.raises(ValueError, match="two functions are named 'same'"):
+    here = __file__.replace(".", r"\.")
+    places = rf"<lambda> at {here}:\d+, and .*other at {here}:\d+"
+    with pytest.raises(ValueError, match=rf"two functions are named 'same': .*{places}; give one of them another name"):
 
         @app.task(name="same")
         def other() -> None: ...

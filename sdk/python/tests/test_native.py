@@ -168,7 +168,7 @@ except coda.ConnectError:
 
 @pytest.mark.parametrize(
     "code",
-    [CLIENT, CLIENT + "client._attached()", CLIENT + "client._attached(); client.close()", WORKER],
+    [CLIENT, CLIENT + "client._attach()", CLIENT + "client._attach(); client.close()", WORKER],
     ids=["unused", "open", "closed", "worker"],
 )
 def test_the_interpreter_exits_at_once(code: str) -> None:

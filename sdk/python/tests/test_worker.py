@@ -6,8 +6,8 @@ import asyncio
 import contextvars
 import logging
 import os
+import signal
 import threading
-import time
 from typing import Any
 
 import coda
@@ -96,8 +96,16 @@ def test_the_worker_decides_what_is_retried(cluster: FakeCluster, app: coda.App)
     assert sorted(calls) == ["os", "os", "os", "value"]
 
 
-@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), StopIteration(), GeneratorExit()])
-def test_odd_exceptions_are_failures_like_others(cluster: FakeCluster, app: coda.App, error: BaseException) -> None:
+ODD = [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration(), GeneratorExit()]
+
+
+@pytest.mark.parametrize("error", ODD)
+def test_odd_exceptions_are_failures_like_others(
+    cluster: FakeCluster, app: coda.App, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a worker that handles the signal itself.
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+
     @app.task
     def sync() -> None:
         raise error
@@ -107,6 +115,46 @@ def test_odd_exceptions_are_failures_like_others(cluster: FakeCluster, app: coda
         raise error
 
     assert all(isinstance(each, coda.TaskFailed) for each in submit(cluster, app, (sync, None), (on_loop, None)))
+
+
+def test_ctrl_c_in_a_task_ends_the_loop_and_hands_the_task_back(cluster: FakeCluster, app: coda.App) -> None:
+    @app.task
+    async def interrupted() -> None:
+        if coda.current_task().attempt == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        # Nobody handles the signal here.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        async with World(cluster, app).running() as world:
+            await world.client.submit(interrupted)
+            await asyncio.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert cluster.tasks()[0].state == "ready"
+    assert not cluster.requests(wire.COMPLETE_TASK)
+
+
+def test_a_task_in_a_thread_is_completed_without_waking_the_loop(cluster: FakeCluster, app: coda.App) -> None:
+    main_thread = threading.get_ident()
+    completed_by: list[int] = []
+    original = cluster._on_6
+
+    def completes(*args: Any) -> Any:
+        completed_by.append(threading.get_ident())
+        return original(*args)
+
+    cluster._on_6 = completes  # type: ignore[method-assign]
+
+    @app.task
+    def sync(n: int) -> int:
+        return n
+
+    calls = [(sync, [n]) for n in range(100)]
+    assert submit(cluster, app, *calls) == list(range(100))
+    assert main_thread not in completed_by
 
 
 def test_a_result_that_cannot_be_encoded_fails_the_task(cluster: FakeCluster, app: coda.App) -> None:
@@ -139,7 +187,7 @@ def test_a_result_that_the_rules_refuse_fails_the_task(cluster: FakeCluster, app
     async def fine() -> None: ...
 
     (result,) = submit(cluster, app, (fine, None))
-    assert result.kind == "coda._errors.TooLargeError"
+    assert result.kind == "coda.TooLargeError"
 
 
 def test_wrong_arguments_fail_the_task_and_not_the_worker(cluster: FakeCluster, app: coda.App) -> None:
@@ -223,6 +271,7 @@ def test_a_lost_task_is_cancelled_and_its_result_is_not_sent(cluster: FakeCluste
             await until(lambda: attempts)
             cluster.lose(cluster.tasks()[0])
             result: str = await handle.result(timeout=5)
+            await until(lambda: world.port.abandoned)
             assert world.port.abandoned == [(wire.WORK_TASK, cluster.tasks()[0].id, 1)]
             return result
 
@@ -254,82 +303,6 @@ def test_a_lost_task_in_a_thread_is_forgotten(cluster: FakeCluster, app: coda.Ap
     assert len(cluster.requests(wire.COMPLETE_TASK)) == 1
 
 
-def drain(cluster: FakeCluster, app: coda.App, task: Any, signals: int = 1, **options: Any) -> float:
-    """Stops the worker while it executes the task. Returns how long that took."""
-
-    async def main() -> float:
-        world = World(cluster, app, **options)
-        async with world.running():
-            await world.client.submit(task)
-            await until(lambda: world.worker._held)
-            started = time.monotonic()
-            for _ in range(signals - 1):
-                world.worker.stop()
-                await asyncio.sleep(0.01)
-        return time.monotonic() - started
-
-    return asyncio.run(main())
-
-
-def test_a_drain_lets_tasks_end(cluster: FakeCluster, app: coda.App) -> None:
-    @app.task
-    async def short() -> str:
-        await asyncio.sleep(0.1)
-        return "done"
-
-    drain(cluster, app, short)
-    assert cluster.tasks()[0].outcome == ("json", b'"done"')
-    assert not cluster.requests(wire.RELEASE)
-
-
-@pytest.mark.parametrize("kind", ["async", "sync"])
-def test_after_the_drain_timeout_work_is_handed_back(cluster: FakeCluster, app: coda.App, kind: str) -> None:
-    release = threading.Event()
-
-    @app.task
-    async def endless() -> None:
-        await asyncio.sleep(60)
-
-    @app.task
-    def blocked() -> None:
-        release.wait(60)
-
-    seconds = drain(cluster, app, endless if kind == "async" else blocked, drain_timeout=0.2)
-    release.set()
-    assert 0.2 <= seconds < 2
-    assert cluster.tasks()[0].state == "ready"
-    assert len(cluster.requests(wire.RELEASE)) == 1
-
-
-def test_a_second_signal_hurries(cluster: FakeCluster, app: coda.App) -> None:
-    @app.task
-    async def endless() -> None:
-        await asyncio.sleep(60)
-
-    seconds = drain(cluster, app, endless, drain_timeout=30, signals=2)
-    assert seconds < 2
-    assert cluster.tasks()[0].state == "ready"
-
-
-def test_a_drain_hands_back_runs_that_only_wait(cluster: FakeCluster, app: coda.App) -> None:
-    @app.task(queue="elsewhere")
-    async def remote() -> None: ...
-
-    @app.workflow
-    async def waits() -> None:
-        await coda.context.spawn_task("remote-name", queue="nobody")
-
-    async def main() -> float:
-        async with World(cluster, app, drain_timeout=30).running() as world:
-            await world.client.start(waits)
-            await until(lambda: cluster.tasks())
-            started = time.monotonic()
-        return time.monotonic() - started
-
-    assert asyncio.run(main()) < 2
-    assert cluster.runs()[0].state == "ready"
-
-
 def test_the_end_of_the_link_ends_the_worker(cluster: FakeCluster, app: coda.App) -> None:
     app.task(name="t")(lambda: None)
 
@@ -342,26 +315,6 @@ def test_the_end_of_the_link_ends_the_worker(cluster: FakeCluster, app: coda.App
         assert port.closed
 
     asyncio.run(main())
-
-
-def test_cancelling_serve_hands_everything_back(cluster: FakeCluster, app: coda.App) -> None:
-    @app.task
-    async def endless() -> None:
-        await asyncio.sleep(60)
-
-    async def main() -> None:
-        worker = coda.Worker(app)
-        serving = asyncio.create_task(worker.serve(cluster.port([line.wire() for line in worker.lines])))
-        client = coda.AsyncClient(_open=cluster.port)
-        await client.submit(endless)
-        await until(lambda: worker._held)
-        serving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await serving
-        await client.close()
-
-    asyncio.run(main())
-    assert cluster.tasks()[0].state == "ready"
 
 
 def test_one_line_says_what_is_served(cluster: FakeCluster, app: coda.App, caplog: pytest.LogCaptureFixture) -> None:

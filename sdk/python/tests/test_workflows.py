@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -264,6 +265,7 @@ def test_handles_are_futures_for_asyncio(run: Run, app: coda.App) -> None:
         for _ in range(2):
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(hanging, 0.01)
+        assert not hanging._waiters, "waits that were given up pile up"
         never.set()
         assert await hanging is None
         assert await asyncio.gather(asyncio.create_task(wait_for(a)), asyncio.shield(b)) == [1, 2]
@@ -362,7 +364,7 @@ def test_a_lost_run_is_cancelled_and_its_spawns_are_refused(cluster: FakeCluster
 
     @app.workflow
     async def stubborn() -> str:
-        if ended:
+        if started.is_set():
             return "elsewhere"
         started.set()
         try:
@@ -379,6 +381,7 @@ def test_a_lost_run_is_cancelled_and_its_spawns_are_refused(cluster: FakeCluster
             await started.wait()
             cluster.lose(cluster.runs()[0])
             result = await handle.result(timeout=5)
+            await until(lambda: world.port.abandoned)
             assert world.port.abandoned == [(wire.WORK_RUN, cluster.runs()[0].id, 1)]
             return result
 
@@ -404,12 +407,136 @@ def test_a_run_that_only_waits_is_parked_and_wakes_when_a_step_ends(cluster: Fak
         async with World(cluster, app, park_after=0.02).running() as world:
             handle = await world.client.start(waits)
             await until(lambda: cluster.runs()[0].state == "parked")
-            assert not world.worker._runs
+            assert not world.worker._runs._held
             gate.set()
             return await handle.result(timeout=5)
 
     assert asyncio.run(main()) == [0, 1]
     assert len(executions) >= 2
+
+
+@pytest.mark.parametrize("is_awaited", [True, False])
+def test_a_run_is_not_parked_while_a_step_without_caching_is_pending(
+    cluster: FakeCluster, app: coda.App, is_awaited: bool
+) -> None:
+    """Its result would be thrown away, and a step that takes longer than the patience would never be got past."""
+    executions: list[int] = []
+
+    @app.workflow
+    async def looks() -> Any:
+        executions.append(1)
+        now = coda.context.spawn_task("now", queue="elsewhere", cache_key=coda.NO_CACHE)
+        if not is_awaited:
+            await coda.context.spawn_task("long", queue="elsewhere", cache_key=["long"])
+        return await now
+
+    async def main() -> Any:
+        async with World(cluster, app, park_after=0.02).running() as world:
+            handle = await world.client.start(looks)
+            await until(lambda: len(cluster.tasks()) == (1 if is_awaited else 2))
+            await asyncio.sleep(0.2)
+            assert not cluster.requests(wire.PARK_RUN)
+            for task in cluster.tasks():
+                with cluster.lock:
+                    cluster._end(task, ("json", b"1"))
+            return await handle.result(timeout=5)
+
+    assert asyncio.run(main()) == 1
+    assert executions == [1]
+
+
+def test_a_run_whose_step_without_caching_has_ended_is_parked(cluster: FakeCluster, app: coda.App) -> None:
+    @app.workflow
+    async def looks() -> Any:
+        await coda.context.spawn_task("now", queue="elsewhere", cache_key=coda.NO_CACHE)
+        return await coda.context.spawn_task("long", queue="elsewhere", cache_key=["long"])
+
+    async def main() -> None:
+        async with World(cluster, app, park_after=0.02).running() as world:
+            await world.client.start(looks)
+            await until(lambda: cluster.tasks())
+            with cluster.lock:
+                cluster._end(cluster.tasks()[0], ("json", b"1"))
+            await until(lambda: cluster.runs()[0].state == "parked")
+
+    asyncio.run(main())
+
+
+def test_a_parked_run_that_swallows_its_cancellation_is_told_so_at_every_step(
+    cluster: FakeCluster, app: coda.App
+) -> None:
+    errors: list[str] = []
+
+    @app.workflow
+    async def stubborn() -> None:
+        handle = coda.context.spawn_task("long", queue="elsewhere")
+        for _ in range(3):
+            try:
+                await handle
+            except asyncio.CancelledError:
+                errors.append("cancelled")
+            except coda.LeaseLostError as error:
+                errors.append(error.code)
+
+    async def main() -> None:
+        async with World(cluster, app, park_after=0.02).running() as world:
+            await world.client.start(stubborn)
+            await until(lambda: cluster.runs()[0].state == "parked")
+            await until(lambda: not world.worker._runs)
+
+    asyncio.run(main())
+    assert errors == ["cancelled", "CODA2014", "CODA2014"]
+    assert not cluster.requests(wire.COMPLETE_RUN)
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError(), StopAsyncIteration()])
+@pytest.mark.parametrize("where", ["workflow", "inline", "inline in a thread"])
+def test_odd_exceptions_fail_the_run_and_not_the_worker(
+    run: Run, app: coda.App, error: BaseException, where: str
+) -> None:
+    def raises() -> None:
+        raise error
+
+    async def raises_on_the_loop() -> None:
+        raise error
+
+    @app.workflow
+    async def odd() -> None:
+        if where == "workflow":
+            raise error
+        await coda.run(raises if where == "inline in a thread" else raises_on_the_loop)
+
+    # As in a worker that handles the signal itself.
+    handler = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with pytest.raises(coda.RunFailed) as failure:
+            run(odd)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert failure.value.kind.endswith(type(error).__name__)
+
+
+def test_names_of_the_workers_own_app_mean_their_definitions(run: Run, app: coda.App, cluster: FakeCluster) -> None:
+    @app.task(name="charge", queue="billing", max_retries=2, priority=7)
+    async def charge(order: int) -> int:
+        return order
+
+    @app.workflow(name="child", max_retries=1)
+    async def child() -> None: ...
+
+    @app.workflow
+    async def by_name() -> Any:
+        with pytest.raises(TypeError, match="missing a required argument: 'order'"):
+            coda.context.spawn_task("charge")
+        with pytest.raises(TypeError, match="unexpected option 'prio': expected queue, priority"):
+            coda.context.spawn_task("charge", [1], prio=1)  # type: ignore[call-overload]
+        await coda.context.spawn_workflow("child")
+        return await coda.context.spawn_task("charge", [1])
+
+    assert run(by_name) == 1
+    child_step, task_step = (request[4][0] for request in cluster.requests(wire.SPAWN))
+    assert (task_step[3], task_step[5], task_step[6][0]) == ("billing", 7, 2)
+    assert child_step[6][0] == 1
 
 
 TIMEOUT = pytest.param("timeout", marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="no asyncio.timeout"))

@@ -41,6 +41,7 @@ from ._errors import (
     CodecError,
     ConflictError,
     ConnectError,
+    EventLoopError,
     ForkedError,
     LeaseLostError,
     NotFoundError,
@@ -57,16 +58,19 @@ from ._handle import Handle
 from ._ids import id_for
 from ._keys import NO_CACHE
 from ._native import VERSION as __version__
-from ._policy import Backoff
+from ._options import Args, CacheKey, RunOptions, SpawnOptions, StartOptions, SubmitOptions, WorkOptions
+from ._policy import Backoff, RetryOn
 from ._worker import Worker
 
 __all__ = [
     "NO_CACHE",
     "App",
+    "Args",
     "AsyncClient",
     "AsyncRunHandle",
     "AsyncTaskHandle",
     "Backoff",
+    "CacheKey",
     "Client",
     "ClosedError",
     "CodaError",
@@ -76,6 +80,7 @@ __all__ = [
     "ConnectError",
     "Context",
     "CurrentTask",
+    "EventLoopError",
     "FailureDescription",
     "ForkedError",
     "GroupDescription",
@@ -90,17 +95,23 @@ __all__ = [
     "QueueSummary",
     "Rejected",
     "ResultTimeout",
+    "RetryOn",
     "RunDescription",
     "RunFailed",
     "RunHandle",
+    "RunOptions",
+    "SpawnOptions",
+    "StartOptions",
     "StepDescription",
     "StepFailed",
+    "SubmitOptions",
     "Task",
     "TaskDescription",
     "TaskFailed",
     "TaskHandle",
     "TooLargeError",
     "Wait",
+    "WorkOptions",
     "Worker",
     "WorkerLost",
     "Workflow",

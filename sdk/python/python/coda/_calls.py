@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from . import _descriptions as descriptions
+from ._app import App
 from ._channel import Channel, Then
 from ._codec import decode_payload
-from ._context import Args, Options
 from ._definitions import Definition, Task, Workflow, check_name
 from ._errors import RunFailed, StepFailed, TaskFailed, step_failed
 from ._ids import new_id, parse_id, text_of
-from ._native import VERSION, Port
+from ._options import Args, RunOptions, StartOptions, SubmitOptions, WorkOptions, resolve
 from ._run import encode_untyped
 from ._wire import (
     AWAIT_RUN,
@@ -39,30 +35,6 @@ from ._wire import (
 __all__: list[str] = []
 
 T = TypeVar("T")
-Delay = float | timedelta | None
-
-# Goodbyes at exit are a courtesy, and bounded.
-_GOODBYE_SECONDS = 0.1
-_open_ports: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def open_port(
-    address: str | None,
-    ca: str | os.PathLike[str] | None,
-    cert: str | os.PathLike[str] | None,
-    key: str | os.PathLike[str] | None,
-    connect_timeout: float,
-) -> Port:
-    ca, cert, key = (None if file is None else os.fspath(file) for file in (ca, cert, key))
-    port = Port(address, ca, new_id(), f"coda-python/{VERSION}", connect_timeout, cert=cert, key=key)
-    _open_ports.add(port)
-    return port
-
-
-@atexit.register
-def _say_goodbye() -> None:
-    for port in list(_open_ports):
-        port.close(_GOODBYE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -121,52 +93,58 @@ class Waits:
             waiting.remove(then)
 
 
-def start(
-    target: Definition[Any] | str,
-    args: Args | None,
-    id: str | UUID | None,
-    options: Options,
-    tag: int,
-) -> tuple[Call[bool], Work[Any]]:
-    """A run or a task, by its definition or by its name alone."""
-    if isinstance(target, Definition):
-        payload, name, decode = target.encode_args(args), target.name, target.decode_result
-    else:
-        payload, name, decode = encode_untyped(target, args), target, decode_payload
-    work = run_of(id, name, decode) if tag == START_RUN else task_of(id, name, decode)
-    queue, priority, policy, delay = options.resolve(target if isinstance(target, Definition) else None)
-    return Call(tag, (work.id, name, queue, payload, priority, policy, delay), bool), work
-
-
-def check_target(target: object, kind: type[Definition[Any]], other: str) -> None:
-    if isinstance(target, str):
-        check_name(target, kind.what)
-    elif not isinstance(target, kind):
-        if isinstance(target, Definition):
-            raise TypeError(f"{target!r} is a {target.what}: use {other}")
-        raise TypeError(f"expected a {kind.what} or its name, not {target!r}: decorate it with @coda.{kind.what}()")
-
-
 def start_run(
-    workflow: Workflow[..., Any] | str, args: Args | None, run_id: str | UUID | None, options: Options
+    app: App, workflow: Workflow[..., Any] | str, args: Args | None, options: StartOptions | RunOptions
 ) -> tuple[Call[bool], Work[Any]]:
-    check_target(workflow, Workflow, "submit")
-    return start(workflow, args, run_id, options, START_RUN)
+    definition = definition_of(app, workflow, Workflow, "submit")
+    name = workflow if isinstance(workflow, str) else workflow.name
+    work = run_of(options.pop("run_id", None), definition, name)
+    return _start(START_RUN, work, definition, args, options), work
 
 
 def submit_task(
-    task: Task[..., Any, Any] | str, args: Args | None, task_id: str | UUID | None, options: Options
+    app: App, task: Task[..., Any, Any] | str, args: Args | None, options: SubmitOptions
 ) -> tuple[Call[bool], Work[Any]]:
-    check_target(task, Task, "start")
-    return start(task, args, task_id, options, SUBMIT_TASK)
+    definition = definition_of(app, task, Task, "start")
+    name = task if isinstance(task, str) else task.name
+    work = task_of(options.pop("task_id", None), definition, name)
+    return _start(SUBMIT_TASK, work, definition, args, options), work
 
 
-def run_of(run_id: str | UUID | None, name: str = "run", decode: Any = decode_payload) -> Work[Any]:
-    return Work(new_id() if run_id is None else parse_id(run_id), name, AWAIT_RUN, decode, RunFailed)
+def _start(
+    tag: int, work: Work[Any], definition: Definition[Any] | None, args: Args | None, options: WorkOptions
+) -> Call[bool]:
+    payload = encode_untyped(work.name, args) if definition is None else definition.encode_args(args)
+    queue, priority, policy, delay = resolve(options, definition)
+    return Call(tag, (work.id, work.name, queue, payload, priority, policy, delay), bool)
 
 
-def task_of(task_id: str | UUID | None, name: str = "task", decode: Any = decode_payload) -> Work[Any]:
-    return Work(new_id() if task_id is None else parse_id(task_id), name, AWAIT_TASK, decode, TaskFailed)
+def definition_of(app: App, target: object, kind: type[Definition[Any]], other: str) -> Definition[Any] | None:
+    """The definition that is meant. A name alone means the app's, if it has one of that name."""
+    if isinstance(target, kind):
+        return target
+    if isinstance(target, str):
+        return app.definition(check_name(target, kind.what), kind)
+    if isinstance(target, Definition):
+        raise TypeError(f"{target!r} is a {target.what}: use {other}")
+    raise TypeError(f"expected a {kind.what} or its name, not {target!r}: decorate it with @coda.{kind.what}()")
+
+
+def run_of(run_id: str | UUID | None, workflow: Definition[Any] | None = None, name: str = "run") -> Work[Any]:
+    return _work(run_id, workflow, name, AWAIT_RUN, RunFailed)
+
+
+def task_of(task_id: str | UUID | None, task: Definition[Any] | None = None, name: str = "task") -> Work[Any]:
+    return _work(task_id, task, name, AWAIT_TASK, TaskFailed)
+
+
+def _work(
+    id: str | UUID | None, definition: Definition[Any] | None, name: str, tag: int, failed: type[StepFailed]
+) -> Work[Any]:
+    raw = new_id() if id is None else parse_id(id)
+    if definition is None:
+        return Work(raw, name, tag, decode_payload, failed)
+    return Work(raw, definition.name, tag, definition.decode_result, failed)
 
 
 def describe_run(work: Work[Any]) -> Call[descriptions.RunDescription]:

@@ -39,7 +39,8 @@ Where nodes ask for a certificate: --cert and --key, else CODA_CERT and CODA_KEY
 
 signals:
   SIGTERM, Ctrl-C   drain: take no new work, let tasks end for up to --drain-timeout seconds, hand the
-                    rest back. A second one hurries: hand back at once. A third kills.
+                    rest back, which counts as no failure. A second one hurries: cancel and hand
+                    back at once. A third kills.
   SIGKILL           nothing is lost: work in progress is handed to other workers
 
 exit codes:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 from uuid import UUID
 
 from . import _calls as calls
-from ._calls import Call, Waits, Work
-from ._channel import Channel, Then, translated
-from ._context import Args, Options
+from ._app import App
+from ._calls import Call, Work
+from ._channel import Then
+from ._core import CONNECT_SECONDS, GOODBYE_SECONDS, Core, Started, no_result, open_port
 from ._definitions import Task, Workflow
 from ._descriptions import (
     NodeDescription,
@@ -24,8 +25,9 @@ from ._descriptions import (
     RunDescription,
     TaskDescription,
 )
-from ._errors import ClosedError, CodaError, ForkedError, ResultTimeout
-from ._wire import CONNECTED, OVER, Event, PortLike
+from ._errors import CodaError, EventLoopError, ForkedError
+from ._options import Args, RunOptions, StartOptions, SubmitOptions, Unpack, spelled_out
+from ._wire import PortLike
 
 __all__ = ["Client", "RunHandle", "TaskHandle"]
 
@@ -43,8 +45,18 @@ class Client:
     ...     print(run.id, run.result(timeout=60))
 
     Without arguments the cluster is found through CODA_ADDRESS and CODA_CA, or through the nearest
-    `.coda/client.json`, which `coda dev` writes. `cert` and `key` are this program's own certificate, for clusters that
-    ask for one; without them CODA_CERT and CODA_KEY. Threads may share a client; a forked child opens its own.
+    `.coda/client.json`, which `coda dev` writes. Threads may share a client; a forked child opens its own. It connects
+    when it is first used, reconnects by itself, and asks again what was not answered. Where an event loop runs, use
+    `coda.AsyncClient`: every method but `close` raises `coda.EventLoopError` there, rather than block the loop.
+
+    Args:
+        address: `host:port` of one or more nodes, separated by commas.
+        ca: The file with the cluster's CA certificate, in PEM.
+        cert: The file with this program's own certificate, in PEM, for clusters that ask for one. Without it and `key`,
+            CODA_CERT and CODA_KEY.
+        key: The file with that certificate's key, in PEM.
+        app: Whose tasks and workflows are meant by a name alone. Those of the plain decorators, unless told otherwise.
+        connect_timeout: Seconds to wait for a first node before `coda.ConnectError`.
     """
 
     def __init__(
@@ -54,30 +66,21 @@ class Client:
         *,
         cert: str | os.PathLike[str] | None = None,
         key: str | os.PathLike[str] | None = None,
-        connect_timeout: float = 10.0,
+        app: App | None = None,
+        connect_timeout: float = CONNECT_SECONDS,
         _open: Callable[[], PortLike] | None = None,
     ) -> None:
-        self._open = _open or (lambda: calls.open_port(address, ca, cert, key, connect_timeout))
-        self._pid = os.getpid()
-        #: Guards all below, and is told when an answer may have come.
+        self._core = Core(app, _open or (lambda: open_port(address, ca, cert, key, connect_timeout)))
+        #: Guards all below and the core, and is told when an answer may have come.
         self._news = threading.Condition()
         self._is_reading = False
-        self._channel: Channel | None = None
-        self._waits: Waits
-        self._poll: select.poll
-        self._closed = False
-        self._connecting: list[_Slot] | None = []
+        self._poll: select.poll | None = None
 
     def __enter__(self) -> Client:
         """Waits for the connection, so that a mistake in it shows here."""
-        slot = _Slot()
-        with self._news:
-            self._attached()
-            if self._connecting is None:
-                return self
-            self._connecting.append(slot)
+        self._check_usable()
         try:
-            self._wait(slot, None)
+            self._do(self._core.when_connected)
         except BaseException:
             self.close()
             raise
@@ -87,154 +90,91 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Says goodbye. What is still awaited fails with `ClosedError`; runs and tasks go on."""
-        if self._pid != os.getpid():
+        """Says goodbye. What is still awaited fails with `coda.ClosedError`; runs and tasks go on."""
+        if self._core.is_forked:
             return
         with self._news:
-            self._closed = True
-            if self._channel is not None:
-                self._channel.close(0.5)
+            channel = self._core.detach()
+            if channel is not None:
+                channel.close(GOODBYE_SECONDS)
             self._news.notify_all()
 
     @overload
     def start(
-        self,
-        workflow: Workflow[..., T],
-        args: Args | None = None,
-        *,
-        run_id: str | UUID | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
+        self, workflow: Workflow[..., T], args: Args | None = None, **options: Unpack[StartOptions]
     ) -> RunHandle[T]: ...
     @overload
+    def start(self, workflow: str, args: Args | None = None, **options: Unpack[StartOptions]) -> RunHandle[Any]: ...
+    @spelled_out(StartOptions)
     def start(
-        self,
-        workflow: str,
-        args: Args | None = None,
-        *,
-        run_id: str | UUID | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
-    ) -> RunHandle[Any]: ...
-    def start(
-        self,
-        workflow: Workflow[..., Any] | str,
-        args: Args | None = None,
-        *,
-        run_id: str | UUID | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
+        self, workflow: Workflow[..., Any] | str, args: Args | None = None, **options: Unpack[StartOptions]
     ) -> RunHandle[Any]:
-        """Starts a run. When this returns, the cluster has it for good. A run id that exists is not started again."""
-        call, work = calls.start_run(workflow, args, run_id, Options(queue, priority, max_retries, delay))
+        """Starts a run. When this returns, the cluster has it for good.
+
+        Args:
+            workflow: A function decorated with `@coda.workflow`, or a name. One that the client's `app` knows means its
+                definition. Of others nothing is known here: they go to the queue "default" and are not retried, unless
+                `queue` and `max_retries` say otherwise.
+            args: Names and values, or a list of values. `TypeError` if the function cannot be called with them,
+                `coda.CodecError` if one of them cannot be carried.
+            run_id: A UUID, for instance of `coda.id_for(...)`. A run that exists is not started again;
+                `coda.ConflictError` if the id names other work.
+            queue: Another queue than the decorator's.
+            priority: 0 to 9, higher first.
+            max_retries: Attempts of the workflow function beyond the first.
+            delay: Not before so many seconds from now, or a `timedelta`.
+        """
+        call, work = calls.start_run(self._core.app, workflow, args, options)
         self._ask(call)
         return RunHandle(self, work)
 
     @overload
-    def run(
-        self,
-        workflow: Workflow[..., T],
-        args: Args | None = None,
-        *,
-        run_id: str | UUID | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
-        timeout: float | None = None,
-    ) -> T: ...
+    def run(self, workflow: Workflow[..., T], args: Args | None = None, **options: Unpack[RunOptions]) -> T: ...
     @overload
-    def run(
-        self,
-        workflow: str,
-        args: Args | None = None,
-        *,
-        run_id: str | UUID | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
-        timeout: float | None = None,
-    ) -> Any: ...
-    def run(
-        self,
-        workflow: Workflow[..., Any] | str,
-        args: Args | None = None,
-        *,
-        run_id: str | UUID | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
-        timeout: float | None = None,
-    ) -> Any:
-        """Starts a run and waits for its result. Raises `coda.RunFailed` if it fails."""
-        call, work = calls.start_run(workflow, args, run_id, Options(queue, priority, max_retries, delay))
+    def run(self, workflow: str, args: Args | None = None, **options: Unpack[RunOptions]) -> Any: ...
+    @spelled_out(RunOptions)
+    def run(self, workflow: Workflow[..., Any] | str, args: Args | None = None, **options: Unpack[RunOptions]) -> Any:
+        """Starts a run as `start` does, and returns its result.
 
-        def begin(channel: Channel, ended: Then) -> None:
-            def started(_: Any, error: CodaError | None) -> None:
-                if error is None:
-                    self._waits.add(work, ended)
-                else:
-                    ended(None, error)
-
-            channel.ask(started, call.tag, *call.items)
-
-        return work.read(self._do(begin, timeout, work))
+        Raises `coda.RunFailed` if it fails, and `coda.ResultTimeout` after `timeout` seconds; the run goes on then.
+        """
+        timeout = options.pop("timeout", None)
+        call, work = calls.start_run(self._core.app, workflow, args, options)
+        return work.read(self._do(lambda then: self._core.run(call, work, then), timeout, work))
 
     @overload
     def submit(
-        self,
-        task: Task[..., Any, T],
-        args: Args | None = None,
-        *,
-        task_id: str | UUID | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
+        self, task: Task[..., Any, T], args: Args | None = None, **options: Unpack[SubmitOptions]
     ) -> TaskHandle[T]: ...
     @overload
+    def submit(self, task: str, args: Args | None = None, **options: Unpack[SubmitOptions]) -> TaskHandle[Any]: ...
+    @spelled_out(SubmitOptions)
     def submit(
-        self,
-        task: str,
-        args: Args | None = None,
-        *,
-        task_id: str | UUID | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
-    ) -> TaskHandle[Any]: ...
-    def submit(
-        self,
-        task: Task[..., Any, Any] | str,
-        args: Args | None = None,
-        *,
-        task_id: str | UUID | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
+        self, task: Task[..., Any, Any] | str, args: Args | None = None, **options: Unpack[SubmitOptions]
     ) -> TaskHandle[Any]:
-        """Puts a task of its own into its queue. When this returns, the cluster has it for good."""
-        call, work = calls.submit_task(task, args, task_id, Options(queue, priority, max_retries, delay))
+        """Puts a task of its own into its queue. When this returns, the cluster has it for good.
+
+        `task_id` makes it idempotent, as `run_id` does for runs; everything else is as in `start`.
+        """
+        call, work = calls.submit_task(self._core.app, task, args, options)
         self._ask(call)
         return TaskHandle(self, work)
 
-    def handle(self, run_id: str | UUID) -> RunHandle[Any]:
-        """A handle of a run that was started elsewhere."""
-        return RunHandle(self, calls.run_of(run_id))
+    @overload
+    def handle(self, run_id: str | UUID, workflow: Workflow[..., T]) -> RunHandle[T]: ...
+    @overload
+    def handle(self, run_id: str | UUID, workflow: None = None) -> RunHandle[Any]: ...
+    def handle(self, run_id: str | UUID, workflow: Workflow[..., Any] | None = None) -> RunHandle[Any]:
+        """A handle of a run that was started elsewhere. With `workflow` its result is made what that returns."""
+        return RunHandle(self, calls.run_of(run_id, workflow))
 
-    def task_handle(self, task_id: str | UUID) -> TaskHandle[Any]:
-        """A handle of a task that was submitted elsewhere."""
-        return TaskHandle(self, calls.task_of(task_id))
+    @overload
+    def task_handle(self, task_id: str | UUID, task: Task[..., Any, T]) -> TaskHandle[T]: ...
+    @overload
+    def task_handle(self, task_id: str | UUID, task: None = None) -> TaskHandle[Any]: ...
+    def task_handle(self, task_id: str | UUID, task: Task[..., Any, Any] | None = None) -> TaskHandle[Any]:
+        """A handle of a task that was submitted elsewhere. With `task` its result is made what that returns."""
+        return TaskHandle(self, calls.task_of(task_id, task))
 
     def queues(self) -> list[QueueSummary]:
         """All queues that hold work, are paused, or have workers, by name."""
@@ -253,6 +193,7 @@ class Client:
         self._ask(calls.pause(queue))
 
     def unpause(self, queue: str) -> None:
+        """Ends a `pause`."""
         self._ask(calls.unpause(queue))
 
     def node(self) -> NodeDescription:
@@ -261,54 +202,46 @@ class Client:
 
     # Inside
 
-    def _attached(self) -> Channel:
-        if self._pid != os.getpid():
-            raise ForkedError
-        if self._closed:
-            raise ClosedError("this client is closed: open another one", code="CODA4010")
-        if self._channel is None:
-            self._channel = Channel(self._open(), self._on_event)
-            self._waits = Waits(self._channel)
-            self._poll = select.poll()
-            try:
-                self._poll.register(self._channel.port.fileno(), select.POLLIN)
-            except RuntimeError as error:
-                raise translated(error) from None
-        return self._channel
-
-    def _on_event(self, event: Event) -> None:
-        if event[0] not in (CONNECTED, OVER) or self._connecting is None:
-            return
-        waiting, self._connecting = self._connecting, None
-        error = self._channel.over if event[0] == OVER and self._channel else None
-        for slot in waiting:
-            slot.then(None, error)
-
     def _ask(self, call: Call[T]) -> T:
-        return call.read(self._do(lambda channel, then: channel.ask(then, call.tag, *call.items), None, None))
+        return call.read(self._do(lambda then: self._core.ask(call, then)))
 
     def _result(self, work: Work[T], timeout: float | None) -> T:
-        return work.read(self._do(lambda _, then: self._waits.add(work, then), timeout, work))
+        return work.read(self._do(lambda then: self._core.waits.add(work, then), timeout, work))
 
-    def _do(self, begin: Callable[[Channel, Then], None], timeout: float | None, work: Work[Any] | None) -> Any:
-        # Before the lock: in a forked child, a thread that does not exist there may hold it.
-        if self._pid != os.getpid():
-            raise ForkedError
+    def _do(self, begin: Callable[[Then], None], timeout: float | None = None, work: Work[Any] | None = None) -> Any:
+        """Begins what calls `then` one day, and waits for that day."""
+        self._check_usable()
         slot = _Slot()
         then = slot.then
         with self._news:
-            begin(self._attached(), then)
+            self._attach()
+            begin(then)
         try:
             if not self._wait(slot, timeout) and work is not None:
-                message = f"`{work.name}` {work.text} has no result after {timeout} s; it goes on"
-                raise ResultTimeout(message, code="CODA5004")
+                raise no_result(work, timeout)
         finally:
             if not slot.done and work is not None:
                 with self._news:
-                    self._waits.remove(work, then)
+                    self._core.waits.remove(work, then)
         if slot.error is not None:
             raise slot.error
         return slot.reply
+
+    def _check_usable(self) -> None:
+        # Before the lock: in a forked child, a thread that does not exist there may hold it.
+        if self._core.is_forked:
+            raise ForkedError
+        if asyncio._get_running_loop() is not None:
+            raise EventLoopError(
+                "coda.Client blocks, and an event loop is running here: use coda.AsyncClient, "
+                "or call it in a thread with asyncio.to_thread(...)"
+            )
+
+    def _attach(self) -> None:
+        channel = self._core.attach()
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(channel.port.fileno(), select.POLLIN)
 
     def _wait(self, slot: _Slot, timeout: float | None) -> bool:
         """Waits for the slot to be filled, and reads for everybody while nobody else does."""
@@ -324,18 +257,16 @@ class Client:
                         break
                     self._news.wait(left)
                 else:
-                    break
+                    return True
             try:
+                assert self._poll is not None
                 self._poll.poll(left * 1_000)
             finally:
                 with self._news:
                     self._is_reading = False
-                    if self._channel is not None and not self._closed:
-                        self._channel.drain()
+                    if self._core.channel is not None and not self._core.is_closed:
+                        self._core.channel.drain()
                     self._news.notify_all()
-        if slot.error is not None:
-            raise slot.error
-        return True
 
 
 class _Slot:
@@ -352,45 +283,32 @@ class _Slot:
         self.reply, self.error, self.done = reply, error, True
 
 
-class RunHandle(Generic[T]):
+class RunHandle(Started[Client, T]):
     """A run that was started."""
 
-    def __init__(self, client: Client, work: Work[T]) -> None:
-        self._client, self._work = client, work
-
-    @property
-    def id(self) -> str:
-        return self._work.text
-
     def result(self, timeout: float | None = None) -> T:
-        """Waits for the result. Raises `RunFailed` if the run fails, `ResultTimeout` if it takes longer."""
+        """Waits for the result.
+
+        Raises `coda.RunFailed` if the run fails, and `coda.ResultTimeout` after `timeout` seconds: the run goes on, and
+        can be waited for again. `coda.NotFoundError` if there is no such run, or it ended too long ago.
+        """
         return self._client._result(self._work, timeout)
 
     def describe(self) -> RunDescription:
         """Its state, its steps and, if it waits, why."""
         return self._client._ask(calls.describe_run(self._work))
 
-    def __repr__(self) -> str:
-        return f"<coda.{type(self).__name__} of {self._work.name!r} {self.id}>"
 
-
-class TaskHandle(Generic[T]):
+class TaskHandle(Started[Client, T]):
     """A task that was submitted."""
 
-    def __init__(self, client: Client, work: Work[T]) -> None:
-        self._client, self._work = client, work
-
-    @property
-    def id(self) -> str:
-        return self._work.text
-
     def result(self, timeout: float | None = None) -> T:
-        """Waits for the result. Raises `TaskFailed` if the task fails, `ResultTimeout` if it takes longer."""
+        """Waits for the result.
+
+        Raises `coda.TaskFailed` if the task fails, and otherwise as `RunHandle.result` does.
+        """
         return self._client._result(self._work, timeout)
 
     def describe(self) -> TaskDescription:
         """Its state, its last failure and, if it waits, why."""
         return self._client._ask(calls.describe_task(self._work))
-
-    def __repr__(self) -> str:
-        return f"<coda.{type(self).__name__} of {self._work.name!r} {self.id}>"

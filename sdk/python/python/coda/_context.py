@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import timedelta
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ._definitions import Definition, Task, Workflow, check_name, default_name
+from ._definitions import Definition, Task, Workflow, default_name
 from ._errors import OutsideWorkflowError
 from ._handle import Handle
 from ._ids import text_of
-from ._keys import CachePart, NoCache
-from ._policy import DEFAULT_BACKOFF, NEVER, PRIORITY_DEFAULT, check_priority, check_retries, delay_ms
-from ._wire import STEP_TASK, STEP_WORKFLOW, Event, Policy
+from ._options import Args, CacheKey, SpawnOptions, Unpack, spelled_out
+from ._policy import DEFAULT_BACKOFF, PRIORITY_DEFAULT
+from ._wire import STEP_TASK, STEP_WORKFLOW, Event
 
 if TYPE_CHECKING:
     from ._run import Run
 
-__all__ = ["Args", "CacheKey", "Context", "CurrentTask", "context", "current_task", "run"]
+__all__ = ["Context", "CurrentTask", "context", "current_task", "run"]
 
 T = TypeVar("T")
-
-#: Arguments by name, or by position.
-Args: TypeAlias = Mapping[str, Any] | Sequence[Any]
-CacheKey: TypeAlias = Sequence[CachePart] | NoCache
 
 CURRENT_RUN: ContextVar[Run | None] = ContextVar("coda_run", default=None)
 
@@ -53,11 +48,21 @@ CURRENT_TASK: ContextVar[CurrentTask | Event | None] = ContextVar("coda_task", d
 
 def current_of(event: Event) -> CurrentTask:
     _, task, _, queue, name, _, attempt, retries_left, run = event
-    return CurrentTask(text_of(task), name, queue, attempt, retries_left, None if run is None else text_of(run))
+    return CurrentTask(
+        None if task is None else text_of(task),
+        name,
+        queue,
+        attempt,
+        retries_left,
+        None if run is None else text_of(run),
+    )
 
 
 def current_task() -> CurrentTask:
-    """The task that this code is executed for. Works in threads, processes and async functions alike."""
+    """The task that this code is executed for. Works in threads, processes and async functions alike.
+
+    `RuntimeError` where no worker executes a task, as in a plain call of its function.
+    """
     current = CURRENT_TASK.get()
     if current is None:
         raise RuntimeError("coda.current_task() works only in a task that a worker executes")
@@ -75,10 +80,15 @@ def _current_run(what: str) -> Run:
 
 
 class Context:
-    """What a workflow function can do. There is one instance, `coda.context`; it means the run it is used in."""
+    """What a workflow function can do. There is one instance, `coda.context`; it means the run it is used in.
+
+    Outside of a running workflow everything here raises `coda.OutsideWorkflowError`; when the run goes on elsewhere,
+    `coda.LeaseLostError`.
+    """
 
     @property
     def run_id(self) -> str:
+        """The run's id: a UUID."""
         return text_of(_current_run("coda.context.run_id").id)
 
     @property
@@ -88,6 +98,7 @@ class Context:
 
     @property
     def queue(self) -> str:
+        """The queue that the run itself was leased from."""
         return _current_run("coda.context.queue").queue
 
     @property
@@ -97,91 +108,49 @@ class Context:
 
     @overload
     def spawn_task(
-        self,
-        task: Task[..., Any, T],
-        args: Args | None = None,
-        *,
-        cache_key: CacheKey | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
+        self, task: Task[..., Any, T], args: Args | None = None, **options: Unpack[SpawnOptions]
     ) -> Handle[T]: ...
     @overload
+    def spawn_task(self, task: str, args: Args | None = None, **options: Unpack[SpawnOptions]) -> Handle[Any]: ...
+    @spelled_out(SpawnOptions)
     def spawn_task(
-        self,
-        task: str,
-        args: Args | None = None,
-        *,
-        cache_key: CacheKey | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
-    ) -> Handle[Any]: ...
-    def spawn_task(
-        self,
-        task: Task[..., Any, Any] | str,
-        args: Args | None = None,
-        *,
-        cache_key: CacheKey | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
+        self, task: Task[..., Any, Any] | str, args: Args | None = None, **options: Unpack[SpawnOptions]
     ) -> Handle[Any]:
         """Spawns a task at once and returns a handle to await, now, later, or several times.
 
-        The result is recorded under `cache_key`, a list such as `[order_id]`; a spawn of the same task and key returns
-        it without running the task, also after a crash. Without a key the n-th such call in this function is its own
-        key. `coda.NO_CACHE` runs it on every replay. `args` are names and values, or a list; a task may be named by a
-        string when its code is elsewhere. `queue`, `priority` and `max_retries` overrule the decorator; `delay` is in
-        seconds.
+        The result is recorded under `cache_key`, and a spawn of the same task and key returns it without running the
+        task, also after a crash. Awaiting raises `coda.TaskFailed` when the task has failed for good.
+
+        Args:
+            task: A function decorated with `@coda.task`, or a name. One that this worker serves means its definition;
+                of one that is served elsewhere nothing is known, so say which `queue` and how many `max_retries`.
+            args: Names and values, or a list of values. `TypeError` if the function cannot be called with them,
+                `coda.CodecError` if one of them cannot be carried.
+            cache_key: A list such as `[order_id]`. Without it the n-th such call in this function is its own key.
+                `coda.NO_CACHE` runs the task on every replay.
+            queue: Another queue than the decorator's.
+            priority: 0 to 9, higher first.
+            max_retries: Attempts beyond the first.
+            delay: Not before so many seconds from now, or a `timedelta`.
         """
         _check_target(task, Task, "spawn_task", "spawn_workflow")
-        options = Options(queue, priority, max_retries, delay)
-        return _current_run("coda.context.spawn_task").spawn(STEP_TASK, task, args, cache_key, options.resolve)
+        return _current_run("coda.context.spawn_task").spawn(STEP_TASK, task, args, options)
 
     @overload
     def spawn_workflow(
-        self,
-        workflow: Workflow[..., T],
-        args: Args | None = None,
-        *,
-        cache_key: CacheKey | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
+        self, workflow: Workflow[..., T], args: Args | None = None, **options: Unpack[SpawnOptions]
     ) -> Handle[T]: ...
     @overload
     def spawn_workflow(
-        self,
-        workflow: str,
-        args: Args | None = None,
-        *,
-        cache_key: CacheKey | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
+        self, workflow: str, args: Args | None = None, **options: Unpack[SpawnOptions]
     ) -> Handle[Any]: ...
+    @spelled_out(SpawnOptions)
     def spawn_workflow(
-        self,
-        workflow: Workflow[..., Any] | str,
-        args: Args | None = None,
-        *,
-        cache_key: CacheKey | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        max_retries: int | None = None,
-        delay: float | timedelta | None = None,
+        self, workflow: Workflow[..., Any] | str, args: Args | None = None, **options: Unpack[SpawnOptions]
     ) -> Handle[Any]:
-        """Spawns a child run, as `spawn_task` spawns a task."""
+        """Spawns a child run, as `spawn_task` spawns a task. Awaiting raises `coda.RunFailed` when it has failed."""
         _check_target(workflow, Workflow, "spawn_workflow", "spawn_task")
-        options = Options(queue, priority, max_retries, delay)
-        run = _current_run("coda.context.spawn_workflow")
-        return run.spawn(STEP_WORKFLOW, workflow, args, cache_key, options.resolve)
+        return _current_run("coda.context.spawn_workflow").spawn(STEP_WORKFLOW, workflow, args, options)
 
     @overload
     def run(
@@ -213,11 +182,17 @@ class Context:
         cache_key: CacheKey | None = None,
         name: str | None = None,
     ) -> Handle[Any]:
-        """Runs a function right here, in the workflow's process, and records its result.
+        """Runs a function right here, in the workflow's process, and records its result. Also known as `coda.run`.
 
         For steps too small for a task of their own: one commit, no queue. A function that is not async runs in a
         thread. When the workflow runs again, a step with a result is skipped. A `@coda.task` is retried by its policy,
-        here. `name` is for functions that have none of their own, such as `functools.partial` objects.
+        here. Awaiting raises `coda.TaskFailed` when the function has raised.
+
+        Args:
+            fn: Any function. Its module and name say what its result is recorded under.
+            args: Names and values, or a list of values. They are passed as they are.
+            cache_key: As in `spawn_task`.
+            name: For functions that have none of their own, such as `functools.partial` objects.
         """
         run = _current_run("coda.run")
         return run.inline(_inline_task(fn, name), args, cache_key)
@@ -225,35 +200,6 @@ class Context:
     def __repr__(self) -> str:
         run = CURRENT_RUN.get()
         return "<coda.context outside of a workflow>" if run is None else f"<coda.context of run {text_of(run.id)}>"
-
-
-class Options:
-    """What a spawn overrules."""
-
-    __slots__ = ("delay", "max_retries", "priority", "queue")
-
-    def __init__(
-        self, queue: str | None, priority: int | None, max_retries: int | None, delay: float | timedelta | None
-    ) -> None:
-        self.queue = queue if queue is None else check_name(queue, "queue")
-        self.priority = priority if priority is None else check_priority(priority)
-        self.max_retries = max_retries if max_retries is None else check_retries(max_retries)
-        self.delay = delay_ms(delay)
-
-    def resolve(self, definition: Definition[Any] | None) -> tuple[str, int, Policy, int]:
-        queue, priority, policy = (
-            (definition.queue, definition.priority, definition.policy)
-            if definition is not None
-            else ("default", PRIORITY_DEFAULT, NEVER)
-        )
-        if self.max_retries is not None:
-            policy = (self.max_retries, *policy[1:])
-        return (
-            queue if self.queue is None else self.queue,
-            priority if self.priority is None else self.priority,
-            policy,
-            self.delay,
-        )
 
 
 def _check_target(target: object, kind: type, this: str, other: str) -> None:

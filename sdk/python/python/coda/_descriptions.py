@@ -48,6 +48,9 @@ class Wait:
 
 @dataclass(frozen=True)
 class FailureDescription:
+    """An exception, as the process that it was raised in has described it."""
+
+    #: The exception's type, with its module: `shop.OutOfStock`, but `ValueError`.
     kind: str
     message: str
     traceback: str
@@ -55,7 +58,10 @@ class FailureDescription:
 
 @dataclass(frozen=True)
 class QueueSummary:
+    """How much work a queue holds: tasks and runs together."""
+
     name: str
+    #: Nothing is handed out from it.
     paused: bool
     #: Could run now.
     ready: int
@@ -72,19 +78,25 @@ class LaneDescription:
     """One kind and name of work within a queue."""
 
     kind: Literal["task", "run"]
+    #: Of the task or workflow.
     name: str
     ready: int
     leased: int
     delayed: int
+    #: Workers that execute this name, connected to the node that answered.
     workers: int
+    #: How much more these workers could take.
     free_slots: int
     #: When the first of the waiting was accepted.
     oldest: datetime | None
+    #: Why the first of the waiting does not run.
     waits: Wait
 
 
 @dataclass(frozen=True)
 class QueueDescription(QueueSummary):
+    """A queue, and what it holds of each kind and name of work."""
+
     lanes: tuple[LaneDescription, ...]
     #: How many lanes hold work; a description lists at most 1,000 of them.
     lanes_total: int
@@ -94,6 +106,8 @@ class QueueDescription(QueueSummary):
 
 @dataclass(frozen=True)
 class StepDescription:
+    """A step of a run: a task, a child run, or a function that was run inline."""
+
     name: str
     kind: Literal["task", "workflow", "inline"]
     state: State
@@ -103,7 +117,11 @@ class StepDescription:
 
 @dataclass(frozen=True)
 class RunDescription:
+    """A run, and why it waits."""
+
+    #: A UUID.
     id: str
+    #: The workflow's name.
     workflow: str
     queue: str
     state: State
@@ -113,6 +131,7 @@ class RunDescription:
     steps_pending: int
     steps_ended: int
     created: datetime
+    #: Why it has failed for good.
     failure: FailureDescription | None
     steps: tuple[StepDescription, ...]
     #: More steps exist than are listed.
@@ -121,31 +140,45 @@ class RunDescription:
 
 @dataclass(frozen=True)
 class TaskDescription:
+    """A task, and why it waits."""
+
+    #: A UUID.
     id: str
     name: str
     queue: str
     state: State
     waits: Wait
+    #: How often it was handed to a worker.
     attempts: int
     created: datetime
+    #: Of its last attempt that has failed.
     last_failure: FailureDescription | None
+    #: Why it has failed for good.
     failure: FailureDescription | None
 
 
 @dataclass(frozen=True)
 class GroupDescription:
+    """A Raft group, as the node that answered sees it."""
+
     group: int
+    #: The node that leads it; `None` while none is known.
     leader: int | None
     term: int
+    #: The index of the last log entry that is applied.
     applied: int
 
 
 @dataclass(frozen=True)
 class NodeDescription:
+    """The node that answered."""
+
+    #: Its id.
     node: int
     version: str
     uptime_ms: int
     groups: tuple[GroupDescription, ...]
+    #: Workers and clients that are connected to it.
     sessions: int
     #: Totals since the node started.
     counters: dict[str, int]

@@ -12,6 +12,7 @@ Exception
     ├── CodecError               (also TypeError) a value cannot be carried, or not read
     ├── OutsideWorkflowError     (also RuntimeError) coda.context without a workflow
     ├── ForkedError              (also RuntimeError) a connection that belongs to the parent process
+    ├── EventLoopError           (also RuntimeError) a blocking call in an event loop, or a client of another loop
     ├── LeaseLostError           this execution has been superseded: stop working
     └── StepFailed               .kind .message .remote_traceback .matches(type)
         ├── TaskFailed           a task, spawned, inline or submitted
@@ -22,7 +23,7 @@ Exception
 from __future__ import annotations
 
 import sys
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ._wire import Failure
 
@@ -32,6 +33,7 @@ __all__ = [
     "CodecError",
     "ConflictError",
     "ConnectError",
+    "EventLoopError",
     "ForkedError",
     "LeaseLostError",
     "NotFoundError",
@@ -57,6 +59,22 @@ class CodaError(Exception):
 
     def __str__(self) -> str:
         return f"{super().__str__()} [{self.code}]"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Whatever its own `__init__` takes: copies and pickles, between the processes of a test run for instance, are
+        # made of what it holds.
+        return _made_again, (type(self), self.args, self.__dict__)
+
+    def _restored(self) -> None:
+        """What neither its arguments nor its attributes hold."""
+
+
+def _made_again(kind: type[CodaError], args: tuple[Any, ...], state: dict[str, Any]) -> CodaError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    error._restored()
+    return error
 
 
 class ConnectError(CodaError):
@@ -116,6 +134,13 @@ class ForkedError(CodaError, RuntimeError):
         )
 
 
+class EventLoopError(CodaError, RuntimeError):
+    """A call that blocks was made where an event loop runs, or a client of one loop was used in another."""
+
+    def __init__(self, message: str, *, code: str = "CODA5005") -> None:
+        super().__init__(message, code=code)
+
+
 class LeaseLostError(CodaError):
     """Another attempt has superseded this execution: what it still does changes nothing."""
 
@@ -139,19 +164,20 @@ class StepFailed(CodaError):
     remote_traceback: str
 
     def __init__(self, name: str, kind: str, message: str, remote_traceback: str = "") -> None:
-        super().__init__(f"`{name}` failed: {kind}: {message}" if message else f"`{name}` failed: {kind}")
+        text = f"`{name}` failed: {kind}: {message}" if message else f"`{name}` failed: {kind}"
+        super().__init__(text, code="CODA4016")
         self.name = name
         self.kind = kind
         self.message = message
         self.remote_traceback = remote_traceback
-        if remote_traceback:
-            self.__cause__ = _RemoteTraceback(remote_traceback)
+        self._restored()
+
+    def _restored(self) -> None:
+        if self.remote_traceback:
+            self.__cause__ = _RemoteTraceback(self.remote_traceback)
 
     def __str__(self) -> str:
         return Exception.__str__(self)
-
-    def __reduce__(self) -> tuple[type[StepFailed], tuple[str, str, str, str]]:
-        return type(self), (self.name, self.kind, self.message, self.remote_traceback)
 
     def matches(self, *types: type[BaseException]) -> bool:
         """Whether the remote exception was one of these types, or derived from one.
@@ -225,3 +251,8 @@ def error_of(code: str, message: str) -> CodaError:
     if code.startswith(("CODA1", "CODA3", "CODA4")):
         return ConnectError(message, code=code)
     return CodaError(message, code=code)
+
+
+# As they are imported, in tracebacks and in the failures of those who let them through.
+for _name in __all__:
+    globals()[_name].__module__ = "coda"

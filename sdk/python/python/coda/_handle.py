@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from ._errors import CodaError, StepFailed, TaskFailed, step_failed
+from ._keys import is_fresh
 from ._wire import Outcome, Payload, StepKey
 
 __all__ = ["Handle"]
@@ -17,10 +18,12 @@ T = TypeVar("T")
 class Step:
     """One step of one execution of a run. Every spawn of its key has its own handle on it."""
 
-    __slots__ = ("cause", "error", "handles", "key", "outcome")
+    __slots__ = ("cause", "error", "handles", "is_fresh", "key", "outcome")
 
     def __init__(self, key: StepKey) -> None:
         self.key = key
+        #: No other execution will find its result: a spawn with `NO_CACHE`.
+        self.is_fresh = is_fresh(key[2])
         self.outcome: Outcome | None = None
         #: Why there is no outcome: the spawn was refused.
         self.error: CodaError | None = None
@@ -127,7 +130,13 @@ class Handle(asyncio.Future[T]):
         if not self._ended:
             waiter = Waiter(loop=self.get_loop())
             self._waiters.append(waiter)
-            yield from waiter
+            try:
+                yield from waiter
+            except BaseException:
+                # Given up, perhaps to wait again, and again.
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                raise
         error = self._error()
         if error is not None:
             raise error

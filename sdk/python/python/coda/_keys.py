@@ -70,6 +70,10 @@ def fresh_key(lease: int, n: int) -> bytes:
     return _FRESH + _fresh(lease, n)
 
 
+def is_fresh(key: bytes) -> bool:
+    return key.startswith(_FRESH)
+
+
 def explicit_key(parts: Sequence[CachePart]) -> bytes:
     """The key that the user's parts make."""
     if isinstance(parts, str | bytes | bytearray) or not isinstance(parts, list | tuple):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import functools
 import importlib
-import multiprocessing
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._codec import decode_payload
 from ._context import CURRENT_TASK, CurrentTask
 from ._definitions import Task
 from ._failure import failure_of
 from ._wire import Outcome, Payload
+
+if TYPE_CHECKING:
+    # Imported when a process is needed: a tenth of what `import coda` takes otherwise.
+    from concurrent.futures import Future, ProcessPoolExecutor
 
 __all__: list[str] = []
 
@@ -34,6 +35,7 @@ class Processes:
         self, task: Task[..., Any, Any], payload: Payload, current: CurrentTask, then: Callable[[Outcome], None]
     ) -> None:
         """`then` is called from a thread of the pool."""
+        from concurrent.futures.process import BrokenProcessPool
 
         def ended(future: Future[Outcome]) -> None:
             error = future.exception() if not future.cancelled() else None
@@ -66,6 +68,9 @@ class Processes:
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
+            import multiprocessing
+            from concurrent.futures import ProcessPoolExecutor
+
             spawn = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._size, mp_context=spawn, initializer=_initialize)
         return self._pool

@@ -6,35 +6,39 @@ lease ──▶ EXECUTING ──function returns or raises──▶ complete ─
              ▼  │
            PARKING ──▶ over (cancelled here; runs again from the top when a step ends)
 
-lost or released: over, cancelled at once; whatever it still asks for raises LeaseLostError
+lost or released: over, cancelled at once; whatever it still asks for, or waits for, raises LeaseLostError
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakSet
 
-from ._channel import Channel
 from ._codec import JSON, decode_payload, encode_payload
-from ._context import CURRENT_RUN, CURRENT_TASK, CurrentTask
+from ._context import CURRENT_RUN, CURRENT_TASK
 from ._definitions import Definition, Task, Workflow, check_name
 from ._errors import CodaError, LeaseLostError, Rejected, RunFailed, TaskFailed
 from ._failure import failure_of
 from ._handle import Handle, Step, only_waits_for_steps
+from ._host import Host
 from ._ids import text_of
-from ._keys import CachePart, NoCache, auto_key, explicit_key, fresh_key
+from ._keys import NoCache, auto_key, explicit_key, fresh_key
 from ._native import SPAWN_BYTES_MAX, SPAWN_STEPS_MAX
+from ._options import Args, CacheKey, SpawnOptions, resolve
 from ._wire import (
     COMPLETE_RUN,
     PARK_RUN,
     RECORD_STEP,
+    RELEASE,
     SPAWN,
     STEP_INLINE,
     STEP_WORKFLOW,
+    TASK,
     WORK_RUN,
     Event,
     Outcome,
@@ -49,9 +53,6 @@ log = logging.getLogger("coda.worker")
 # A timer that is due takes a moment to have its effect.
 _TIMER_SLACK_SECONDS = 0.1
 
-#: Runs a function that blocks and calls back, on the loop, with its result or its exception.
-RunSync = Callable[[Callable[[], Any], Callable[[Any, BaseException | None], None]], None]
-
 
 class Run:
     """One execution of one run. `on_over` is called once, when the lease is no longer this worker's to keep."""
@@ -60,9 +61,7 @@ class Run:
         self,
         event: Event,
         definition: Workflow[..., Any],
-        channel: Channel,
-        loop: asyncio.AbstractEventLoop,
-        run_sync: RunSync,
+        host: Host,
         on_over: Callable[[Run], None],
     ) -> None:
         self.id: bytes
@@ -73,12 +72,13 @@ class Run:
         #: The largest number of ended steps that this execution knows of.
         self.seen: int
         _, self.id, self.lease, self.queue, self.workflow, self._input, self.attempt, self.seen, memo = event
-        self.loop = loop
+        self.loop = host.loop
         self.over = False
-        self.waiting_since = loop.time()
+        self.waiting_since = host.loop.time()
+        self.cancelled_at = 0.0
         self._definition = definition
-        self._channel = channel
-        self._run_sync = run_sync
+        self._host = host
+        self._channel = host.channel
         self._on_over = on_over
         self._thread = threading.get_ident()
         self._memo: dict[StepKey, Outcome] = {(kind, name, key): outcome for kind, name, key, outcome in memo}
@@ -90,6 +90,8 @@ class Run:
         self._busy = 0
         self._inline_tasks: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
+        #: What is to be done when a stopped execution has ended.
+        self._then: Callable[[], None] | None = None
         #: What the workflow function has started beside itself.
         self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         #: No timer of this run is due after this moment, in loop time.
@@ -107,12 +109,13 @@ class Run:
             positional, named = self._definition.arguments.received(decode_payload(self._input))
             result = await self._definition.fn(*positional, **named)
             outcome = self._definition.encode_result(result)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
             # Cancelled from outside, or the code has noticed that the lease is gone: nobody asks for its outcome.
             if self.over:
                 return
+            if self._host.interrupts(error):
+                self._hand_back()
+                raise
             outcome = failure_of(error, self._definition.retries.retryable(error))
         if not self.over:
             self._complete(outcome)
@@ -121,33 +124,49 @@ class Run:
         self.over = True
         self._pack()
         self._channel.ask(lambda _, error: self._completed(outcome, error), COMPLETE_RUN, self.id, self.lease, outcome)
+        self._on_over(self)
 
     def _completed(self, outcome: Outcome, error: CodaError | None) -> None:
         if isinstance(error, Rejected) and len(outcome) == 2:
             # The result cannot be recorded. Say so in its place.
-            failure = failure_of(error, False)
-            return self._complete(failure)
+            return self._complete(failure_of(error, False))
         if error is not None:
             log.warning("the outcome of run %s was not recorded: %s", text_of(self.id), error)
             self._channel.port.abandon(WORK_RUN, self.id, self.lease)
-        self._on_over(self)
 
     def stop(self, then: Callable[[], None]) -> None:
         """Cancels the execution, whose outcome nobody wants any more. `then` is called when it has stopped."""
         if self.over:
             return
         self.over = True
-        for task in (*self._inline_tasks, *self._tasks):
-            task.cancel()
+        self._then = then
+        if self._task is None or self._task.done():
+            return self.stopped()
+        self._task.add_done_callback(self.stopped)
+        self.cancel()
+        # Whoever catches the cancellation and goes on waits in vain.
+        error = self._superseded()
+        for step in list(self._steps.values()):
+            step.refuse(error)
 
-        def stopped(_: object = None) -> None:
+    def cancel(self) -> None:
+        self.cancelled_at = self.loop.time()
+        for task in (*self._inline_tasks, *self._tasks, self._task):
+            if task is not None:
+                task.cancel()
+
+    def stopped(self, _: object = None) -> None:
+        """The execution has stopped, or is not waited for any longer."""
+        then, self._then = self._then, None
+        if then is not None:
             then()
             self._on_over(self)
 
-        if self._task is None or self._task.done():
-            return stopped()
-        self._task.add_done_callback(stopped)
-        self._task.cancel()
+    def _hand_back(self) -> None:
+        """The loop is being torn down around it: that is no failure of the run."""
+        self.over = True
+        self._channel.ask(lambda *_: None, RELEASE, WORK_RUN, self.id, self.lease)
+        self._on_over(self)
 
     # Steps
 
@@ -155,19 +174,18 @@ class Run:
         self,
         kind: int,
         target: Definition[Any] | str,
-        args: Mapping[str, Any] | Sequence[Any] | None,
-        cache_key: Sequence[CachePart] | NoCache | None,
-        rest: Callable[[Definition[Any] | None], tuple[str, int, Any, int]],
+        args: Args | None,
+        options: SpawnOptions,
     ) -> Handle[Any]:
-        """`rest` makes queue, priority, policy and delay of the step; needed only if it has no result yet."""
         self._check_usable()
-        definition = target if isinstance(target, Definition) else None
-        name = target.name if isinstance(target, Definition) else check_name(target, "task")
-        key = self._key(kind, name, cache_key)
+        definition = self._host.app.definition(target, Workflow if kind == STEP_WORKFLOW else Task)
+        name = check_name(target, "task") if isinstance(target, str) else target.name
+        key = self._key(kind, name, options.pop("cache_key", None))
         decode = definition.decode_result if definition else decode_payload
         failed = RunFailed if kind == STEP_WORKFLOW else TaskFailed
-        # Wrong arguments are a mistake of the caller on every execution, also when the result is known.
+        # What is wrong with a call is wrong on every execution, also when the result is known.
         bound = args if definition is None else definition.arguments.bind(args)
+        rest = resolve(options, definition)
         step = self._steps.get(key)
         if step is None:
             step = self._steps[key] = Step(key)
@@ -176,13 +194,13 @@ class Run:
                 step.end(known)
             else:
                 payload = definition.encode_args(bound) if definition else encode_untyped(name, bound)
-                queue, priority, policy, delay = rest(definition)
+                queue, priority, policy, delay = rest
                 if not self._batch:
                     self._channel.pack_later(self._pack)
                 self._batch.append((step, (*key, queue, payload, priority, policy, delay)))
         return Handle(step, decode, failed, loop=self.loop)
 
-    def _key(self, kind: int, name: str, cache_key: Sequence[CachePart] | NoCache | None) -> StepKey:
+    def _key(self, kind: int, name: str, cache_key: CacheKey | None) -> StepKey:
         if cache_key is None:
             n = self._calls.get((kind, name), 0)
             self._calls[kind, name] = n + 1
@@ -194,15 +212,18 @@ class Run:
 
     def _check_usable(self) -> None:
         if self.over:
-            raise LeaseLostError(
-                "this execution of the run is over: another one has superseded it, or its function has returned",
-                code="CODA2014",
-            )
+            raise self._superseded()
         if threading.get_ident() != self._thread:
             raise RuntimeError(
                 "coda.context was used in another thread: spawn steps from the workflow function itself, "
                 "and do blocking work in a task"
             )
+
+    def _superseded(self) -> LeaseLostError:
+        return LeaseLostError(
+            "this execution of the run is over: another one has superseded it, or its function has returned",
+            code="CODA2014",
+        )
 
     def _pack(self) -> None:
         """Sends what was spawned since the last batch, in as few requests as the limits allow."""
@@ -232,8 +253,7 @@ class Run:
     def _spawned(
         self, batch: list[tuple[Step, tuple[Any, ...]]], states: list[Outcome | None], error: CodaError | None
     ) -> None:
-        self._busy -= 1
-        self.waiting_since = self.loop.time()
+        self._not_busy()
         if error is None:
             for (step, _), outcome in zip(batch, states, strict=True):
                 if outcome is not None:
@@ -268,8 +288,8 @@ class Run:
     def inline(
         self,
         task: Task[..., Any, Any],
-        args: Mapping[str, Any] | Sequence[Any] | None,
-        cache_key: Sequence[CachePart] | NoCache | None,
+        args: Args | None,
+        cache_key: CacheKey | None,
     ) -> Handle[Any]:
         self._check_usable()
         bound = task.arguments.bind(args)
@@ -284,44 +304,41 @@ class Run:
                 self._busy += 1
                 running = self.loop.create_task(self._run_inline(step, task, bound))
                 self._inline_tasks.add(running)
-                running.add_done_callback(self._inline_over)
+                running.add_done_callback(self._inline_tasks.discard)
         return Handle(step, task.decode_result, TaskFailed, loop=self.loop)
-
-    def _inline_over(self, running: asyncio.Task[None]) -> None:
-        self._busy -= 1
-        self._inline_tasks.discard(running)
-        self.waiting_since = self.loop.time()
 
     async def _run_inline(self, step: Step, task: Task[..., Any, Any], args: Any) -> None:
         CURRENT_RUN.set(None)
         positional, named = ([], args) if isinstance(args, Mapping) else (args, {})
+        max_retries = task.retries.max_retries
         retry = 0
         while True:
-            CURRENT_TASK.set(
-                CurrentTask(
-                    id=None,
-                    name=task.name,
-                    queue=self.queue,
-                    attempt=retry + 1,
-                    retries_left=task.retries.max_retries - retry,
-                    run_id=text_of(self.id),
-                )
-            )
+            CURRENT_TASK.set((TASK, None, 0, self.queue, task.name, None, retry + 1, max_retries - retry, self.id))
             try:
                 if task.executor == "loop":
                     result = await task.fn(*positional, **named)
                 else:
                     result = await self._in_thread(lambda: task.fn(*positional, **named))
                 payload = task.encode_result(result)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                if self._host.interrupts(error):
+                    raise
+                if self.over:
+                    # Stopped: whatever it led to is nobody's to hear of.
+                    return
                 retry += 1
-                if retry > task.retries.max_retries or not task.retries.retryable(error):
+                if retry > max_retries or not task.retries.retryable(error):
+                    self._not_busy()
                     return step.end(failure_of(error, False), error)
-                await asyncio.sleep(task.retries.backoff.delay(retry, self.loop.time() % 1))
+                await asyncio.sleep(task.retries.backoff.delay(retry, random.random()))
             else:
                 break
         if not self.over:
-            await self._record(step, payload)
+            self._record(step, payload)
+
+    def _not_busy(self) -> None:
+        self._busy -= 1
+        self.waiting_since = self.loop.time()
 
     def _in_thread(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
         done: asyncio.Future[Any] = self.loop.create_future()
@@ -337,36 +354,34 @@ class Run:
             else:
                 done.set_exception(error)
 
-        self._run_sync(call, then)
+        self._host.threads.run(call, then)
         return done
 
-    def _record(self, step: Step, payload: Payload) -> asyncio.Future[None]:
-        done: asyncio.Future[None] = self.loop.create_future()
-
+    def _record(self, step: Step, payload: Payload) -> None:
         def recorded(result: Payload, error: CodaError | None) -> None:
+            self._not_busy()
             # The recorded result, which is another execution's if that came first.
             if error is None:
                 step.end(result)
             elif not isinstance(error, LeaseLostError):
                 step.refuse(error)
-            if not done.done():
-                done.set_result(None)
 
         _, name, key = step.key
         self._channel.ask(recorded, RECORD_STEP, self.id, self.lease, name, key, payload)
-        return done
 
     # Parking
 
     def only_waits(self) -> bool:
-        """Whether nothing but the end of a step can make this run go on."""
+        """Whether nothing but the end of a step can make this run go on, and another execution would find that end."""
         if self.over or self._busy or self._batch or self._task is None:
             return False
         if self.loop.time() < self._timers_until + _TIMER_SLACK_SECONDS:
             return False
-        return any(not step.ended for step in self._steps.values()) and all(
-            task.done() or only_waits_for_steps(task) for task in (self._task, *self._tasks)
-        )
+        pending = [step for step in self._steps.values() if not step.ended]
+        # The next execution would run a step without caching again, and might never get further than this one.
+        if not pending or any(step.is_fresh for step in pending):
+            return False
+        return all(task.done() or only_waits_for_steps(task) for task in (self._task, *self._tasks))
 
     def note_timer(self, when: float) -> None:
         self._timers_until = max(self._timers_until, when)
@@ -383,15 +398,14 @@ class Run:
         self._channel.ask(self._parked, PARK_RUN, self.id, self.lease, self.seen)
 
     def _parked(self, _: None, error: CodaError | None) -> None:
-        self._busy -= 1
-        self.waiting_since = self.loop.time()
+        self._not_busy()
         if error is None:
             self.stop(lambda: None)
         elif not isinstance(error, Rejected | LeaseLostError):
             log.debug("run %s was not parked: %s", text_of(self.id), error)
 
 
-def encode_untyped(name: str, args: Mapping[str, Any] | Sequence[Any] | None) -> Payload:
+def encode_untyped(name: str, args: Args | None) -> Payload:
     if isinstance(args, str | bytes) or not (args is None or isinstance(args, Mapping | list | tuple)):
         raise TypeError(f"{name}: args must be a mapping of names, or a list of values, not {args!r}")
     plain = {} if args is None else dict(args) if isinstance(args, Mapping) else list(args)

@@ -16,7 +16,7 @@ __all__: list[str] = []
 log = logging.getLogger("coda.worker")
 
 Then: TypeAlias = Callable[[Any, "BaseException | None"], None]
-_Job: TypeAlias = tuple[contextvars.Context, Callable[[], Any], Then]
+_Job: TypeAlias = tuple[contextvars.Context, Callable[[], Any], "Then | None"]
 
 
 class Threads:
@@ -30,18 +30,20 @@ class Threads:
         self._loop = loop
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads = 0
-        #: Calls that are queued or running.
-        self._open = 0
+        #: One entry for each thread that waits for a job and is not counted upon yet. Kept until all are started.
+        self._idle: deque[None] = deque()
         self._done: deque[tuple[Then, Any, BaseException | None]] = deque()
         self._wakes = False
         self._lock = threading.Lock()
 
-    def run(self, call: Callable[[], Any], then: Then) -> None:
+    def run(self, call: Callable[[], Any], then: Then | None = None) -> None:
         """Calls in a thread, in a copy of the current context; `then` follows on the loop."""
-        self._open += 1
-        if self._open > self._threads and self._threads < self._size:
-            self._threads += 1
-            threading.Thread(target=self._work, name=f"coda-task-{self._threads}", daemon=True).start()
+        if self._threads < self._size:
+            try:
+                self._idle.pop()
+            except IndexError:
+                self._threads += 1
+                threading.Thread(target=self._work, name=f"coda-task-{self._threads}", daemon=True).start()
         self._jobs.put((contextvars.copy_context(), call, then))
 
     def _work(self) -> None:
@@ -53,16 +55,25 @@ class Threads:
                 result, error = None, raised
             # Nothing of a job may live on while its thread waits for the next one.
             del job, context, call
-            self._done.append((then, result, error))
+            if then is not None and not self._come_back(then, result, error):
+                return
+            if then is None and error is not None:
+                log.error("a callback failed", exc_info=error)
             del then, result, error
-            with self._lock:
-                wake, self._wakes = not self._wakes, True
-            if wake:
-                try:
-                    self._loop.call_soon_threadsafe(self._collect)
-                except RuntimeError:
-                    # The loop is closed: nobody waits any more.
-                    return
+            if self._threads < self._size:
+                self._idle.append(None)
+
+    def _come_back(self, then: Then, result: Any, error: BaseException | None) -> bool:
+        self._done.append((then, result, error))
+        with self._lock:
+            wake, self._wakes = not self._wakes, True
+        if wake:
+            try:
+                self._loop.call_soon_threadsafe(self._collect)
+            except RuntimeError:
+                # The loop is closed: nobody waits any more.
+                return False
+        return True
 
     def _collect(self) -> None:
         with self._lock:
@@ -70,7 +81,6 @@ class Threads:
         done = self._done
         while done:
             then, result, error = done.popleft()
-            self._open -= 1
             try:
                 then(result, error)
             except Exception:
