@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import difflib
 import importlib
 import logging
 import os
+import pkgutil
 import signal
 import sys
-import traceback
+from collections.abc import Iterable
 from uuid import UUID
 
 from ._app import App
 from ._cli import EXIT_ERROR, EXIT_NO_CLUSTER, EXIT_OK, EXIT_USAGE, SUPERVISED, Options, log_to
 from ._errors import CodaError, ConnectError
+from ._failure import format_traceback
 from ._served import Source
 from ._worker import Worker
 
@@ -90,29 +93,65 @@ def load(target: str) -> Source:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
+    if not name or name.startswith(".") or "/" in name:
+        raise Unloadable(f"{name!r} is no name of a module{_meant(name)}")
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise Unloadable(_import_failed(name)) from error
-        hint = f": did you mean {name.removesuffix('.py').replace('/', '.')}?" if name.endswith(".py") else ""
-        raise Unloadable(f"there is no module {error.name!r} in {here} or on sys.path{hint}") from error
-    except Exception as error:
-        raise Unloadable(_import_failed(name)) from error
+            raise Unloadable(_import_failed(name, error)) from error
+        raise Unloadable(f"there is no module {error.name!r} in {here} or on sys.path{_meant(name)}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise Unloadable(_import_failed(name, error)) from error
     if not attribute:
         return module
     found: object = module
     for part in attribute.split("."):
         found = getattr(found, part, None)
+    if isinstance(found, App):
+        return found
+    apps = [each for each, value in vars(module).items() if isinstance(value, App)]
+    other = f"it is :{_nearest(attribute, apps) or apps[0]}" if apps else f"leave out :{attribute} to serve all of it"
     if found is None:
-        raise Unloadable(f"the module {name} has no {attribute!r}")
-    if not isinstance(found, App):
-        raise Unloadable(f"{target} is {found!r} and no coda.App: leave out :{attribute} to serve the whole module")
-    return found
+        raise Unloadable(f"the module {name} has no {attribute!r}: {other}")
+    raise Unloadable(f"{target} is {found!r} and no coda.App: {other}")
 
 
-def _import_failed(name: str) -> str:
-    return f"importing {name} failed:\n{traceback.format_exc().rstrip()}"
+def _import_failed(name: str, error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return (
+            f"importing {name} ended the program (SystemExit: {error.code}): put what only a script does below "
+            'if __name__ == "__main__":'
+        )
+    return f"importing {name} failed:\n{format_traceback(error).rstrip()}"
+
+
+def _meant(name: str) -> str:
+    """What may be meant by the name of a module that does not exist."""
+    if not name:
+        return ": write package.module, or package.module:app"
+    if name.endswith(".py") or "/" in name:
+        path = os.path.normpath(name.removesuffix(".py")).replace("/", ".")
+        return f": did you mean {path}?"
+    parent, _, last = name.rpartition(".")
+    folders: Iterable[str] = [os.getcwd()]
+    if parent:
+        try:
+            package = importlib.import_module(parent)
+        except Exception:
+            # It is the one that does not exist.
+            return _meant(parent)
+        if hasattr(package, last):
+            return f": did you mean {parent}:{last}?"
+        folders = getattr(package, "__path__", ())
+    near = _nearest(last, [each.name for each in pkgutil.iter_modules(folders)])
+    return f": did you mean {parent}.{near}?" if parent and near else f": did you mean {near}?" if near else ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
 
 
 def die_with_parent(parent: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from ._wire import Failure
 
 __all__: list[str] = []
 
-_SDK = str(Path(__file__).parent) + "/"
+# Frames that say nothing about the user's code: this package's, and those between it and what it imports.
+_OURS = (str(Path(__file__).parent) + "/", "<frozen importlib", importlib.__file__)
 _KIND_BYTES_MAX = 512
 _MESSAGE_BYTES_MAX = 8 << 10
 _CUT = "\n  ... {} bytes were cut here ...\n"
@@ -50,7 +52,7 @@ def _trim(formatted: Any, seen: set[int]) -> None:
     while formatted is not None and id(formatted) not in seen:
         seen.add(id(formatted))
         frames = formatted.stack
-        own = [frame for frame in frames if not frame.filename.startswith(_SDK)]
+        own = [frame for frame in frames if not frame.filename.startswith(_OURS)]
         # All frames are ours when the SDK itself refused, say, a call with wrong arguments: nothing of use to cut.
         formatted.stack[:] = own or frames[-1:]
         for inner in getattr(formatted, "exceptions", None) or ():
