@@ -117,7 +117,7 @@ test-python: sdk ## Test the Python SDK and the examples, and check the SDK's ty
 	cd sdk/python && $(PY) -m pytest tests
 	$(PY) -m pytest examples
 	cd sdk/python && $(PY) -m mypy --strict
-	cd sdk/python && $(VENV)/bin/basedpyright
+	cd sdk/python && $(VENV)/bin/basedpyright --pythonpath $(PY)
 
 .PHONY: test-e2e
 test-e2e: build sdk ## Test real nodes and real workers, end to end

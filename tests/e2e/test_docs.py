@@ -110,7 +110,7 @@ class Reader:
         shim = project.folder / ".bin" / "coda"
         shim.parent.mkdir()
         self.port = free_port()
-        port = f'if [ "$1" = dev ]; then shift; set -- dev --port {self.port} "$@"; fi'
+        port = f'case "$*" in *--port*) ;; dev*) shift; set -- dev --port {self.port} "$@" ;; esac'
         shim.write_text(f'#!/bin/sh\n{port}\nexec {program("coda")} "$@"\n')
         shim.chmod(0o755)
         project.env["PATH"] = f"{shim.parent}:{project.env['PATH']}"
