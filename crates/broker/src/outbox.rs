@@ -278,7 +278,7 @@ fn weight(frame: &Frame) -> usize {
                 ended(&run.outcome) + steps.sum::<usize>()
             }
             Reply::Task(task) => ended(&task.outcome) + failed(&task.last_failure),
-            Reply::Done | Reply::Started { .. } | Reply::Node(_) => 0,
+            Reply::Done | Reply::Started { .. } | Reply::Node(_) | Reply::TokenCreated { .. } => 0,
         },
         Frame::Push(Push::LeaseLost { .. })
         | Frame::Push(Push::MemoEnd { .. })

@@ -9,12 +9,12 @@ use coda_broker::identity::{
     read_certificates, read_key,
 };
 use coda_protocol::ids::{Millis, NodeId, Timestamp};
+use coda_protocol::limits::NODE_ID_MAX;
 
 use crate::args::Global;
 use crate::entry::Ended;
 use crate::errors::{CliError, Exit};
 use crate::output::{self, Screen};
-use crate::settings::keys::NODE_ID_MAX;
 use crate::show;
 use crate::show::cert::{Key, Shown, State};
 

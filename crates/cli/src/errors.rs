@@ -188,13 +188,33 @@ fn exit_of(error: &ClientError) -> Exit {
 fn exit_of_reject(reject: &Reject) -> Exit {
     use Reject as R;
     match reject {
-        R::NoSuchRun { .. } | R::NoSuchTask { .. } => Exit::NotFound,
+        R::NoSuchRun { .. }
+        | R::NoSuchTask { .. }
+        | R::NoCluster
+        | R::NoSuchNode { .. }
+        | R::NoSuchGroup { .. }
+        | R::NoSuchSetting { .. } => Exit::NotFound,
         R::IdConflict { .. }
         | R::StaleLease
         | R::AlreadyEnded
         | R::NotIdle
         | R::TooManyLeases { .. }
-        | R::ResumedBefore => Exit::Conflict,
+        | R::ResumedBefore
+        | R::ClusterExists { .. }
+        | R::ClusterFull { .. }
+        | R::NodeRemoved { .. }
+        | R::WipedDisk { .. }
+        | R::OldIncarnation { .. }
+        | R::OtherNode { .. }
+        | R::WrongNodeState { .. }
+        | R::NotDrained { .. }
+        | R::NotEmpty { .. }
+        | R::LastNode { .. }
+        | R::TooOld { .. }
+        | R::TokenExpired
+        | R::TokenUsed { .. }
+        | R::TooManyTokens { .. }
+        | R::PlacementChanged { .. } => Exit::Conflict,
         R::BadName { .. }
         | R::BadId { .. }
         | R::PayloadTooLarge { .. }
@@ -205,7 +225,16 @@ fn exit_of_reject(reject: &Reject) -> Exit {
         | R::BadPriority { .. }
         | R::DelayTooLong { .. }
         | R::TooMany { .. }
-        | R::WrongStepKind => Exit::Usage,
+        | R::WrongStepKind
+        | R::WrongGroup { .. }
+        | R::BadReplicationFactor { .. }
+        | R::BadGroupCount { .. }
+        | R::BadNodeId { .. }
+        | R::BadAddress { .. }
+        | R::BadLabel { .. }
+        | R::BadToken
+        | R::BadSetting { .. }
+        | R::BadPlacement { .. } => Exit::Usage,
     }
 }
 

@@ -77,6 +77,19 @@ uuid_id!(
     /// A worker's or client's identity across reconnects; leases belong to it. Chosen by the process itself.
     SessionId
 );
+uuid_id!(
+    /// A join token, without its secret.
+    TokenId
+);
+
+uuid_id!(
+    /// A cluster of nodes. Made with it, and the same for as long as it lives.
+    ClusterId
+);
+uuid_id!(
+    /// A node's data folder. Made with the folder: a node that comes back with another one has lost what it knew.
+    StorageId
+);
 
 /// Ids that decide where their row lives.
 pub trait Slotted {
@@ -147,6 +160,23 @@ pub struct NodeId(pub u64);
 /// One Raft group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GroupId(pub u32);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl GroupId {
+    /// The group that holds the cluster's own state; data groups count from 1.
+    pub const META: Self = Self(0);
+}
 
 /// A hash slot of ids; slots map to groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -4,14 +4,18 @@
 //! Read in this order; each module is one page.
 
 pub mod cache_key;
+pub mod cluster;
 pub mod codec;
 pub mod frame;
 pub mod ids;
+pub mod join;
 pub mod limits;
 pub mod payload;
 pub mod policy;
 pub mod push;
+pub mod rebalance;
 pub mod reject;
 pub mod reply;
 pub mod request;
+pub mod slots;
 pub mod version;

@@ -97,6 +97,33 @@ pub const LIST_READ_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of failures in a listing; the rows behind them are left out.
 pub const LIST_FAILURE_BYTES_MAX: usize = 256 << 10;
 
+/// How many nodes hold a copy of each group: one of these. Odd, since an even number survives no more failures.
+pub const REPLICATION_FACTORS: [u8; 3] = [1, 3, 5];
+/// Most voters of a group: one more than its copies, while one of them is being replaced.
+pub const VOTERS_MAX: usize = 6;
+/// Most nodes of a cluster, removed ones not counted.
+pub const CLUSTER_NODES_MAX: usize = 64;
+/// Node ids are below or at this, from 1.
+pub const NODE_ID_MAX: u64 = 65_535;
+/// Removed nodes that are still known, to be refused by name; those before are strangers like any other.
+pub const REMOVED_NODES_MAX: usize = 512;
+/// Most data groups of a cluster.
+pub const GROUPS_MAX: u16 = 256;
+/// Longest address, `host:port`: a DNS name and a port.
+pub const ADDRESS_BYTES_MAX: usize = 259;
+/// Longest name of a zone.
+pub const ZONE_BYTES_MAX: usize = 64;
+/// Longest version of a binary.
+pub const VERSION_BYTES_MAX: usize = 64;
+/// Largest encoded cluster map: it never needs a stream of its own.
+pub const CLUSTER_MAP_BYTES_MAX: usize = FRAME_INLINE_BYTES_MAX;
+/// Most join tokens that are known at a time, used and expired ones included.
+pub const JOIN_TOKENS_MAX: usize = 256;
+/// How long a join token may be used.
+pub const JOIN_TOKEN_TTL_MS_MIN: u64 = 60 * 1_000;
+pub const JOIN_TOKEN_TTL_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
+pub const JOIN_TOKEN_TTL_MS_DEFAULT: u64 = 3_600 * 1_000;
+
 const _: () = assert!(PAYLOAD_BYTES_MAX + FAILURE_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(LEASES_PER_ENTRY_MAX < 1 << 16);
 const _: () = assert!(COMMANDS_PER_ENTRY_MAX * SPAWN_STEPS_MAX < 1 << 28);
@@ -104,3 +131,9 @@ const _: () = assert!(SPAWN_BYTES_MAX <= PROPOSER_ENTRY_BYTES_MAX);
 const _: () = assert!(FRAME_INLINE_BYTES_MAX < FRAME_BYTES_MAX);
 const _: () = assert!(PRIORITY_DEFAULT <= PRIORITY_MAX);
 const _: () = assert!(LIST_ROWS_MAX <= LIST_SCAN_ROWS_MAX);
+const _: () = assert!(GROUPS_MAX <= SLOTS);
+const _: () = assert!(VOTERS_MAX == REPLICATION_FACTORS[REPLICATION_FACTORS.len() - 1] as usize + 1);
+const _: () = assert!(VOTERS_MAX <= CLUSTER_NODES_MAX);
+const _: () = assert!(JOIN_TOKEN_TTL_MS_MIN <= JOIN_TOKEN_TTL_MS_DEFAULT);
+const _: () = assert!(JOIN_TOKEN_TTL_MS_DEFAULT <= JOIN_TOKEN_TTL_MS_MAX);
+const _: () = assert!(CLUSTER_NODES_MAX + REMOVED_NODES_MAX <= LIST_ROWS_MAX);

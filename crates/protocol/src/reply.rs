@@ -41,6 +41,10 @@ pub enum Reply {
     Node(NodeDescription),
     QueuePage(QueuePage),
     Lanes(LaneList),
+    /// A join token is known, and may be used until then.
+    TokenCreated {
+        expires: Timestamp,
+    },
 }
 
 /// What is known of a step.

@@ -180,6 +180,7 @@ fn reply(py: Python<'_>, reply: Reply) -> Tuple<'_> {
         Reply::Run(run) => describe::run(py, &run).map(Bound::into_any),
         Reply::Task(task) => describe::task(py, &task).map(Bound::into_any),
         Reply::Node(node) => describe::node(py, &node).map(Bound::into_any),
+        Reply::TokenCreated { expires } => expires.0.into_bound_py_any(py),
     }
 }
 

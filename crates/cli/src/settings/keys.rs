@@ -1,5 +1,7 @@
 //! Every key of `node.toml`. Nothing else is read, and a key that is not here is refused.
 
+use coda_protocol::limits::{NODE_ID_MAX, ZONE_BYTES_MAX};
+
 use super::value::Kind;
 
 /// One setting.
@@ -57,9 +59,6 @@ impl Key {
 pub const PREFIX: &str = "CODA_";
 pub const SEPARATOR: &str = "__";
 
-/// Nodes count from 1.
-pub const NODE_ID_MAX: u64 = 65_535;
-const ZONE_BYTES_MAX: usize = 64;
 const JOIN_TOKEN_BYTES_MAX: usize = 1_024;
 const SEEDS_MAX: usize = 64;
 const SYNC_DELAY_MS_MAX: u64 = 1_000;

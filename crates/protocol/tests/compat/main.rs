@@ -1,5 +1,6 @@
 //! The bytes of wire version 1, variant by variant.
 
+mod cluster_values;
 mod golden;
 mod values;
 
@@ -7,6 +8,7 @@ use bytes::BytesMut;
 use coda_protocol::cache_key::{CacheKey, KeyPart};
 use coda_protocol::frame::Frame;
 use coda_protocol::ids::{GroupId, LeaseId, RunId, Slot, Slotted, TaskId};
+use coda_protocol::join::JoinToken;
 use golden::{all_variants, check, check_with};
 
 #[test]
@@ -45,6 +47,28 @@ fn frames() {
     };
     let read = |bytes: &[u8]| Frame::take(&mut BytesMut::from(bytes)).unwrap().expect("a whole frame");
     check_with("frames.hex", &values::frames(), write, read);
+}
+
+#[test]
+fn clusters() {
+    check("cluster_maps.hex", &cluster_values::maps());
+    check("cluster_descriptions.hex", &cluster_values::descriptions());
+    check("member_descriptions.hex", &cluster_values::members());
+    check("token_descriptions.hex", &cluster_values::tokens());
+    check("setting_descriptions.hex", &cluster_values::settings());
+    check("plans.hex", &cluster_values::plans());
+    let steps: Vec<_> = cluster_values::steps();
+    all_variants(&steps);
+    check("steps.hex", &steps);
+}
+
+/// Operators pass them on, perhaps to a node of another version.
+#[test]
+fn join_tokens() {
+    let text = format!("coda-join-{}-{}", "a1".repeat(16), "07".repeat(32));
+    let token: JoinToken = text.parse().unwrap();
+    assert_eq!(token.to_string(), text);
+    check("token_digests.hex", &[("sevens", token.digest())]);
 }
 
 /// Cache keys are made by SDKs in several languages: all must make these bytes.

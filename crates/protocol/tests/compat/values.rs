@@ -231,6 +231,7 @@ pub fn replies() -> Vec<(&'static str, Reply)> {
         ("QueuePage", Reply::QueuePage(QueuePage { queues: vec![summary()], next: Some(cursors()[2].clone()) })),
         ("QueuePage, the last", Reply::QueuePage(QueuePage { queues: vec![summary()], next: None })),
         ("Lanes", Reply::Lanes(lanes_in_all)),
+        ("TokenCreated", Reply::TokenCreated { expires: Timestamp(1_700_000_000_000) }),
     ]
 }
 
@@ -301,6 +302,9 @@ pub fn rejects() -> Vec<(&'static str, Reject)> {
         ("TooManyLeases", Reject::TooManyLeases { max: 16_384 }),
         ("ResumedBefore", Reject::ResumedBefore),
     ]
+    .into_iter()
+    .chain(crate::cluster_values::rejects())
+    .collect()
 }
 
 pub fn unavailable() -> Vec<(&'static str, Unavailable)> {
