@@ -27,5 +27,6 @@ mod steps;
 
 // Reading and checking state.
 pub mod invariants;
+pub mod placement;
 pub mod query;
 pub mod recover;

@@ -1,0 +1,3 @@
+//! Of a cluster: plans for random ones.
+
+mod placement;
