@@ -4,12 +4,18 @@
 use std::fs;
 use std::path::Path;
 
+use coda_engine::cluster::command::{ClusterCommand, InitCluster, PlaceGroup};
 use coda_engine::command::Command;
 use coda_engine::entry::{Entry, Grant, Lane};
 use coda_protocol::cache_key::{CacheKey, KeyPart};
+use coda_protocol::cluster::{Registration, SettingValue};
 use coda_protocol::codec;
 use coda_protocol::frame::{Frame, Hello, Welcome};
-use coda_protocol::ids::{LeaseId, Millis, NodeId, Position, RunId, SessionId, TaskId, Timestamp, Work, WorkKind};
+use coda_protocol::ids::{
+    ClusterId, GroupId, LeaseId, Millis, NodeId, Position, RunId, SessionId, StorageId, TaskId, Timestamp, TokenId,
+    Work, WorkKind,
+};
+use coda_protocol::join::TokenDigest;
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::push::{MemoPage, Push, RunLease, StepEnded, TaskLease};
@@ -55,10 +61,12 @@ fn main() {
     bodies.push(tagged(5, &codec::encode(&entry(commands.clone()))));
     bodies.iter().enumerate().for_each(|(i, body)| write(&corpus, "request", i, body));
 
-    // Instruction 12 takes an encoded command; the rest of a script means something whatever it is.
+    // The first byte says which group it is. Instruction 12 takes an encoded command; the rest of a script means
+    // something whatever it is.
     for (i, command) in commands.iter().enumerate() {
         let encoded = codec::encode(command);
-        let mut script = vec![1, 1, 12, encoded.len() as u8];
+        let is_meta = command.belongs_to(GroupId::META);
+        let mut script = vec![u8::from(!is_meta), 1, 1, 12, encoded.len() as u8];
         script.extend_from_slice(&encoded);
         script.extend((0..200).map(|n: u32| (n * 37 + i as u32 * 11) as u8));
         write(&corpus, "command", i, &script);
@@ -176,6 +184,7 @@ fn answers() -> Vec<Answer> {
         Err(Reject::TooMany { what: "steps".into(), count: 9, max: 8 }.into()),
         Err(Unavailable::Overloaded { retry_after_ms: 50 }.into()),
         Err(Unavailable::NotLeader { leader: Some("a:1".into()) }.into()),
+        Ok(Reply::TokenCreated { expires: Timestamp(9) }),
     ];
     replies.into_iter().map(|result| Answer { position, result }).collect()
 }
@@ -236,6 +245,39 @@ fn commands() -> Vec<Command> {
         Command::PauseQueue { queue: "a".into() },
         Command::UnpauseQueue { queue: "a".into() },
         Command::Tick,
+    ]
+    .into_iter()
+    .chain(cluster_commands().into_iter().map(Command::Cluster))
+    .collect()
+}
+
+fn cluster_commands() -> Vec<ClusterCommand> {
+    use ClusterCommand as C;
+    let registration = || Registration {
+        storage: StorageId([1; 16]),
+        incarnation: 1,
+        peer_addr: "n:1".into(),
+        client_addr: "n:2".into(),
+        zone: "a".into(),
+        version: "1".into(),
+        commands_version: 1,
+    };
+    let (node, token, digest) = (NodeId(2), TokenId([1; 16]), TokenDigest([1; 32]));
+    let place = PlaceGroup { group: GroupId(1), voters: vec![NodeId(1), node], leader: Some(node), seen: 1 };
+    vec![
+        C::Init(InitCluster { cluster: ClusterId([1; 16]), replication_factor: 3, groups: 3, node: NodeId(1), founder: registration() }),
+        C::CreateToken { token, digest, ttl: None },
+        C::RevokeToken { token },
+        C::Join { token, digest, node, registration: registration() },
+        C::Register { node, registration: registration() },
+        C::Activate { node },
+        C::Drain { node },
+        C::Undrain { node },
+        C::Remove { node },
+        C::PlaceGroup(place),
+        C::SettleGroup { group: GroupId(1), version: 1 },
+        C::SetReplicationFactor { replication_factor: 5 },
+        C::SetSetting { key: "upgrade.auto".into(), value: Some(SettingValue::Switch(false)) },
     ]
 }
 

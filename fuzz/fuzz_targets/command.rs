@@ -8,14 +8,20 @@
 use std::sync::Arc;
 
 use coda_engine::apply::apply;
+use coda_engine::cluster::command::{ClusterCommand, InitCluster, PlaceGroup};
 use coda_engine::command::Command;
 use coda_engine::effect::Effect;
 use coda_engine::entry::{Entry, Grant, Lane};
 use coda_engine::kv::MemKv;
 use coda_engine::{invariants, query, recover};
 use coda_protocol::cache_key::{CacheKey, KeyPart};
+use coda_protocol::cluster::{Registration, SettingValue};
 use coda_protocol::codec;
-use coda_protocol::ids::{GroupId, LeaseId, Millis, Name, RunId, SessionId, TaskId, Timestamp, Work, WorkKind};
+use coda_protocol::ids::{
+    ClusterId, GroupId, LeaseId, Millis, Name, NodeId, RunId, SessionId, StorageId, TaskId, Timestamp, TokenId, Work,
+    WorkKind,
+};
+use coda_protocol::join::TokenDigest;
 use coda_protocol::payload::{Failure, Payload, WorkOutcome};
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::request::{
@@ -23,11 +29,12 @@ use coda_protocol::request::{
 };
 use libfuzzer_sys::fuzz_target;
 
-const GROUP: GroupId = GroupId(1);
 const ENTRIES_MAX: u64 = 64;
 
 fuzz_target!(|data: &[u8]| {
-    let mut script = Script { bytes: data, held: Vec::new() };
+    let mut script = Script { bytes: data, group: GroupId::META, held: Vec::new() };
+    let group = if script.byte().is_multiple_of(4) { GroupId::META } else { GroupId(1) };
+    script.group = group;
     let mut kv = MemKv::default();
     let mut now = 1_000;
     for index in 1..=ENTRIES_MAX {
@@ -38,19 +45,22 @@ fuzz_target!(|data: &[u8]| {
         let entry = script.entry(Timestamp(now));
         // What is in the log must be what is applied on every node.
         let entry: Entry = codec::decode("entry", &codec::encode(&entry)).expect("our own bytes");
-        let applied = apply(&mut kv, GROUP, index, &entry);
+        let applied = apply(&mut kv, group, index, &entry);
         assert_eq!(applied.outcomes.len(), entry.commands.len());
         assert_eq!(applied.unused.len(), entry.grants.len());
-        let broken = invariants::check_at(&kv, GROUP, index);
+        let broken = invariants::check_at(&kv, group, index);
         assert!(broken.is_empty(), "{broken:?} after {entry:?}");
         script.see(&kv, applied.effects);
     }
-    drop(recover::recover(&kv, GROUP));
-    drop(query::queues(&kv, GROUP, None));
+    drop(recover::recover(&kv, group));
+    drop(query::queues(&kv, group, None));
+    drop(query::cluster::map(&kv));
+    drop(query::cluster::layout(&kv).map(|layout| layout.plan()));
 });
 
 struct Script<'a> {
     bytes: &'a [u8],
+    group: GroupId,
     /// Leases that were granted, live or not.
     held: Vec<(SessionId, Work, LeaseId)>,
 }
@@ -147,8 +157,61 @@ impl Script<'_> {
         }
     }
 
-    fn command(&mut self) -> Command {
+    fn registration(&mut self) -> Registration {
+        Registration {
+            storage: StorageId(self.id()),
+            incarnation: 1,
+            peer_addr: "n:1".into(),
+            client_addr: "n:2".into(),
+            zone: self.name(),
+            version: "1".into(),
+            commands_version: u32::from(self.byte() % 3),
+        }
+    }
+
+    fn node(&mut self) -> NodeId {
+        NodeId(u64::from(self.byte() % 6))
+    }
+
+    fn cluster_command(&mut self) -> ClusterCommand {
+        use ClusterCommand as C;
+        let (token, digest) = (TokenId(self.id()), TokenDigest([self.byte() % 2; 32]));
+        let group = GroupId(u32::from(self.byte() % 4));
         match self.byte() % 14 {
+            0 => C::Init(InitCluster {
+                cluster: ClusterId([1; 16]),
+                replication_factor: [1, 3, 5, 2][usize::from(self.byte() % 4)],
+                groups: u16::from(self.byte() % 4),
+                node: self.node(),
+                founder: self.registration(),
+            }),
+            1 | 2 => C::CreateToken { token, digest, ttl: None },
+            3 => C::RevokeToken { token },
+            4 | 5 => C::Join { token, digest, node: self.node(), registration: self.registration() },
+            6 => C::Register { node: self.node(), registration: self.registration() },
+            7 => C::Activate { node: self.node() },
+            8 => C::Drain { node: self.node() },
+            9 => C::Undrain { node: self.node() },
+            10 => C::Remove { node: self.node() },
+            11 => {
+                let bits = self.byte();
+                let voters: Vec<NodeId> = (1..6).filter(|n| bits >> n & 1 == 1).map(NodeId).collect();
+                C::PlaceGroup(PlaceGroup { group, leader: voters.first().copied(), voters, seen: u64::from(self.byte()) })
+            }
+            12 => C::SettleGroup { group, version: u64::from(self.byte()) },
+            _ => {
+                let value = SettingValue::Switch(self.byte().is_multiple_of(2));
+                C::SetSetting { key: "upgrade.auto".into(), value: Some(value) }
+            }
+        }
+    }
+
+    fn command(&mut self) -> Command {
+        let instruction = self.byte() % 14;
+        if self.group == GroupId::META && instruction < 12 {
+            return Command::Cluster(self.cluster_command());
+        }
+        match instruction {
             0 => Command::StartRun(StartRun {
                 run: RunId(self.id()),
                 workflow: self.name(),
@@ -240,7 +303,7 @@ impl Script<'_> {
             match effect {
                 Effect::TaskLeased { session, lease } => self.held.push((session, Work::Task(lease.task), lease.lease)),
                 Effect::RunLeased { session, lease, .. } => {
-                    drop(query::memo(kv, GROUP, lease.run));
+                    drop(query::memo(kv, self.group, lease.run));
                     self.held.push((session, Work::Run(lease.run), lease.lease));
                 }
                 _ => {}

@@ -8,9 +8,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use coda_engine::cluster::command::ClusterCommand;
 use coda_engine::command::Command;
 use coda_engine::effect::Effect;
 use coda_engine::entry::{Applied, Entry};
+use coda_protocol::cluster::Registration;
 use coda_protocol::frame::Frame;
 use coda_protocol::ids::{Name, Position, SessionId, Work};
 use coda_protocol::limits::{COMMANDS_PER_ENTRY_MAX, PROPOSER_ENTRY_BYTES_MAX, PROPOSER_QUEUE_MAX};
@@ -327,7 +329,8 @@ fn touches(command: &Command, queues: &mut BTreeSet<Name>) {
         | Command::EndSession { .. }
         | Command::PauseQueue { .. }
         | Command::UnpauseQueue { .. }
-        | Command::Tick => {}
+        | Command::Tick
+        | Command::Cluster(_) => {}
     }
 }
 
@@ -349,8 +352,32 @@ fn size(command: &Command) -> usize {
         Command::ResumeSession { held, .. } => held.len() * LEASE_BYTES,
         Command::PauseQueue { queue } | Command::UnpauseQueue { queue } => queue.len(),
         Command::Release(_) | Command::ParkRun(_) | Command::EndSession { .. } | Command::Tick => 0,
+        Command::Cluster(command) => cluster_size(command),
     };
     payload + ENVELOPE_BYTES
+}
+
+/// The texts and lists of a command of the meta group, and what the envelope has no room for.
+fn cluster_size(command: &ClusterCommand) -> usize {
+    const ID_BYTES: usize = 9;
+    let registration =
+        |node: &Registration| node.peer_addr.len() + node.client_addr.len() + node.zone.len() + node.version.len();
+    match command {
+        ClusterCommand::Init(init) => registration(&init.founder),
+        ClusterCommand::Join { registration: node, .. } | ClusterCommand::Register { registration: node, .. } => {
+            registration(node)
+        }
+        ClusterCommand::PlaceGroup(place) => place.voters.len() * ID_BYTES,
+        ClusterCommand::SetSetting { key, .. } => key.len(),
+        ClusterCommand::CreateToken { .. }
+        | ClusterCommand::RevokeToken { .. }
+        | ClusterCommand::Activate { .. }
+        | ClusterCommand::Drain { .. }
+        | ClusterCommand::Undrain { .. }
+        | ClusterCommand::Remove { .. }
+        | ClusterCommand::SettleGroup { .. }
+        | ClusterCommand::SetReplicationFactor { .. } => 0,
+    }
 }
 
 fn step_size(key: &StepKey) -> usize {
@@ -359,9 +386,14 @@ fn step_size(key: &StepKey) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use coda_engine::cluster::command::{InitCluster, PlaceGroup};
     use coda_protocol::cache_key::{CacheKey, KeyPart};
+    use coda_protocol::cluster::SettingValue;
     use coda_protocol::codec;
-    use coda_protocol::ids::{LeaseId, Millis, RunId, SessionId, TaskId};
+    use coda_protocol::ids::{
+        ClusterId, GroupId, LeaseId, Millis, NodeId, RunId, SessionId, StorageId, TaskId, TokenId,
+    };
+    use coda_protocol::join::TokenDigest;
     use coda_protocol::payload::{Failure, Payload};
     use coda_protocol::policy::RetryPolicy;
     use coda_protocol::request::{CompleteTask, RecordStep, Spawn, StepKind, SubmitTask};
@@ -398,6 +430,15 @@ mod tests {
             policy: POLICY,
             delay: Millis(u64::MAX),
         };
+        let registration = || Registration {
+            storage: StorageId([255; 16]),
+            incarnation: u64::MAX,
+            peer_addr: "p".repeat(259).into(),
+            client_addr: "c".repeat(259).into(),
+            zone: "z".repeat(64).into(),
+            version: "v".repeat(64).into(),
+            commands_version: u32::MAX,
+        };
         let (run, lease) = (RunId([255; 16]), LeaseId(u64::MAX));
         let task = TaskId([255; 16]);
         let commands = [
@@ -417,6 +458,35 @@ mod tests {
                 delay: Millis(u64::MAX),
             }),
             Command::Tick,
+            Command::Cluster(ClusterCommand::Init(InitCluster {
+                cluster: ClusterId([255; 16]),
+                replication_factor: 255,
+                groups: u16::MAX,
+                node: NodeId(u64::MAX),
+                founder: registration(),
+            })),
+            Command::Cluster(ClusterCommand::Join {
+                token: TokenId([255; 16]),
+                digest: TokenDigest([255; 32]),
+                node: NodeId(u64::MAX),
+                registration: registration(),
+            }),
+            Command::Cluster(ClusterCommand::Register { node: NodeId(u64::MAX), registration: registration() }),
+            Command::Cluster(ClusterCommand::CreateToken {
+                token: TokenId([255; 16]),
+                digest: TokenDigest([255; 32]),
+                ttl: Some(Millis(u64::MAX)),
+            }),
+            Command::Cluster(ClusterCommand::PlaceGroup(PlaceGroup {
+                group: GroupId(u32::MAX),
+                voters: vec![NodeId(u64::MAX); 50],
+                leader: Some(NodeId(u64::MAX)),
+                seen: u64::MAX,
+            })),
+            Command::Cluster(ClusterCommand::SetSetting {
+                key: "k".repeat(500).into(),
+                value: Some(SettingValue::Number(u64::MAX)),
+            }),
         ];
         for command in commands {
             let (bytes, estimate) = (codec::encode(&command).len(), size(&command));

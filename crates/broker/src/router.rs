@@ -130,6 +130,8 @@ impl Router {
             Effect::EndSessionAgain(session) => {
                 shared.proposer.insist_soon(Command::EndSession { session });
             }
+            // Only of the meta group; who follows the map asks for its version.
+            Effect::MapChanged(_) => {}
         }
     }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use coda_protocol::ids::{GroupId, LeaseId, RunId, SessionId, Slot, TaskId, Timestamp};
 use coda_protocol::limits::LEASES_PER_ENTRY_MAX;
+use coda_protocol::reject::Reject;
 
+use crate::cluster;
 use crate::command::{Command, Outcome};
 use crate::commands;
 use crate::effect::Effect;
@@ -65,6 +67,9 @@ pub(crate) struct Cx<'a> {
 impl Cx<'_> {
     fn command(&mut self, command: &Command) -> Outcome {
         command.check()?;
+        if !command.belongs_to(self.group) {
+            return Err(Reject::WrongGroup { group: self.group.0 });
+        }
         match command {
             Command::StartRun(start) => commands::start_run::apply(self, start),
             Command::SubmitTask(submit) => commands::submit_task::apply(self, submit),
@@ -79,6 +84,7 @@ impl Cx<'_> {
             Command::PauseQueue { queue } => commands::pause_queue::apply(self, queue, true),
             Command::UnpauseQueue { queue } => commands::pause_queue::apply(self, queue, false),
             Command::Tick => commands::tick::apply(self),
+            Command::Cluster(command) => cluster::apply(self, command),
         }
     }
 

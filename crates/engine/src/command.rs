@@ -1,6 +1,6 @@
 //! The facts: what a log entry says happened. A request that only reads never becomes a command.
 
-use coda_protocol::ids::{LeaseId, Millis, Name, SessionId, check_name};
+use coda_protocol::ids::{GroupId, LeaseId, Millis, Name, SessionId, check_name};
 use coda_protocol::limits::{DELAY_MS_MAX, LEASES_PER_SESSION_MAX, PRIORITY_MAX, SPAWN_BYTES_MAX, SPAWN_STEPS_MAX};
 use coda_protocol::payload::check_outcome;
 use coda_protocol::reject::Reject;
@@ -9,6 +9,16 @@ use coda_protocol::request::{
     CompleteRun, CompleteTask, ParkRun, RecordStep, Release, Spawn, SpawnStep, StartRun, StepKey, StepKind, SubmitTask,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::cluster::command::ClusterCommand;
+
+/// The newest version of commands that this binary understands. What a version brings is proposed only once every node
+/// of the cluster understands it (`ClusterMap::commands_version`): an older binary stops at what it cannot read in a log.
+///
+/// | version | since | what it brought |
+/// |---|---|---|
+/// | 1 | 0.1.0 | all of [`Command`] up to `Cluster`, and of [`ClusterCommand`] up to `SetSetting` |
+pub const COMMANDS_VERSION: u32 = 1;
 
 /// What a command came to; the same on every node.
 pub type Outcome = Result<Reply, Reject>;
@@ -41,6 +51,8 @@ pub enum Command {
     },
     /// Time has passed: handle what is due.
     Tick,
+    /// Of the meta group, and of it alone: a page of its own, so that this one stays the page of what work goes through.
+    Cluster(ClusterCommand),
 }
 
 impl Command {
@@ -81,6 +93,28 @@ impl Command {
             Self::ResumeSession { held, .. } => check_count("leases", held.len(), LEASES_PER_SESSION_MAX),
             Self::PauseQueue { queue } | Self::UnpauseQueue { queue } => check_name(queue),
             Self::Release(_) | Self::ParkRun(_) | Self::EndSession { .. } | Self::Tick => Ok(()),
+            Self::Cluster(command) => command.check(),
+        }
+    }
+
+    /// Whether a group's log may hold it: the meta group's the cluster's own state, all others work.
+    #[must_use]
+    pub fn belongs_to(&self, group: GroupId) -> bool {
+        match self {
+            Self::Tick => true,
+            Self::Cluster(_) => group == GroupId::META,
+            Self::StartRun(_)
+            | Self::SubmitTask(_)
+            | Self::Spawn(_)
+            | Self::RecordStep(_)
+            | Self::CompleteTask(_)
+            | Self::CompleteRun(_)
+            | Self::Release(_)
+            | Self::ParkRun(_)
+            | Self::ResumeSession { .. }
+            | Self::EndSession { .. }
+            | Self::PauseQueue { .. }
+            | Self::UnpauseQueue { .. } => group != GroupId::META,
         }
     }
 }

@@ -62,4 +62,6 @@ pub enum Effect {
     SessionHolds(SessionId),
     /// More leases of the session are to be handed back: propose the same again.
     EndSessionAgain(SessionId),
+    /// Of the meta group: the cluster is at this version now. Tell clients, nodes, and whoever plans.
+    MapChanged(u64),
 }

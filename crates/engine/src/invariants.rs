@@ -3,6 +3,7 @@
 //!
 //! Deliberately absent: repair, and any use on the road of an entry. A check reads the whole group.
 
+mod cluster;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,13 +63,13 @@ const FROM_THE_PAST: &str = "leases_and_places_are_from_the_past";
 
 /// The names of all invariants.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    INVARIANTS.iter().map(|(name, _)| *name).chain([FROM_THE_PAST])
+    INVARIANTS.iter().map(|(name, _)| *name).chain([FROM_THE_PAST]).chain(cluster::names())
 }
 
 /// Checks all invariants that need nothing but the state.
 #[must_use]
 pub fn check(kv: &dyn Read, group: GroupId) -> Vec<Violation> {
-    check_state(&State::read(kv, group))
+    check_state(&State::read(kv, group)).into_iter().chain(cluster::check(kv, group)).collect()
 }
 
 /// As [`check`], and that nothing stems from a log position after the last one applied.
@@ -77,7 +78,8 @@ pub fn check_at(kv: &dyn Read, group: GroupId, last_index: u64) -> Vec<Violation
     let state = State::read(kv, group);
     let future = leases_and_places_are_from_the_past(&state, last_index);
     let violation = |detail| Violation { name: FROM_THE_PAST, detail };
-    check_state(&state).into_iter().chain(future.into_iter().map(violation)).collect()
+    let broken = check_state(&state).into_iter().chain(future.into_iter().map(violation));
+    broken.chain(cluster::check(kv, group)).collect()
 }
 
 fn check_state(state: &State) -> Vec<Violation> {
@@ -178,9 +180,10 @@ fn due_index_matches_waiting_work(state: &State) -> Vec<String> {
     let index: Vec<_> = state
         .due
         .iter()
-        .map(|(at, what)| match what {
-            Due::Ready(work) => (*at, "ready", *work),
-            Due::Forget(work) => (*at, "forget", *work),
+        .filter_map(|(at, what)| match what {
+            Due::Ready(work) => Some((*at, "ready", *work)),
+            Due::Forget(work) => Some((*at, "forget", *work)),
+            Due::ForgetToken(_) => None,
         })
         .collect();
     differences("due item", &index, &rows)

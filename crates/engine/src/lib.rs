@@ -19,6 +19,7 @@ pub mod tables;
 
 // The road of an entry.
 pub mod apply;
+pub mod cluster;
 mod commands;
 mod due;
 mod lanes;

@@ -1,5 +1,6 @@
 //! Reading state for people and programs. Never changes anything.
 
+pub mod cluster;
 mod memo;
 mod queues;
 

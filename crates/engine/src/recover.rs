@@ -8,7 +8,7 @@ use coda_protocol::ids::{GroupId, SessionId};
 use crate::due;
 use crate::effect::Effect;
 use crate::kv::Read;
-use crate::tables::{LANE, LEASE, QUEUE};
+use crate::tables::{CLUSTER, LANE, LEASE, QUEUE};
 
 /// What a new leader, or one that lost effects, has to know to carry on. Waiting clients are not state: they ask again.
 #[must_use]
@@ -26,6 +26,7 @@ pub fn recover(kv: &dyn Read, group: GroupId) -> Vec<Effect> {
         },
     );
     effects.extend(due::next(kv, group).map(Effect::WakeAt));
+    effects.extend(CLUSTER.get(kv, group, &()).map(|cluster| Effect::MapChanged(cluster.map_version)));
     effects.extend(sessions(kv, group).into_iter().map(Effect::SessionHolds));
     effects
 }

@@ -8,13 +8,19 @@ use std::marker::PhantomData;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use coda_protocol::cluster::SettingValue;
 use coda_protocol::codec;
-use coda_protocol::ids::{GroupId, LeaseId, Name, RunId, SessionId, Slot, Slotted, TaskId, Timestamp, Work, WorkKind};
+use coda_protocol::ids::{
+    GroupId, LeaseId, Name, NodeId, RunId, SessionId, Slot, Slotted, StorageId, TaskId, Timestamp, TokenId, Work,
+    WorkKind,
+};
 use coda_protocol::payload::{Payload, WorkOutcome};
 use coda_protocol::request::{StepKey, StepKind};
+use coda_protocol::slots::SlotMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cluster::rows::{ClusterRow, NodeRow, PlacementRow, TokenRow};
 use crate::entry::Lane;
 use crate::kv::{Kv, Read};
 use crate::rows::{LaneRow, MemoRow, Meta, QueueRow, ReadyPlace, RunRow, Seq, TaskRow};
@@ -33,6 +39,15 @@ pub const TASK_OUTCOME: Table<TaskId, WorkOutcome> = Table::new(11);
 pub const LEASE: Table<LeaseKey, Work> = Table::new(12);
 pub const DUE: Table<DueKey, ()> = Table::new(13);
 pub const DELAYED: Table<DelayedKey, ()> = Table::new(14);
+
+// Of the meta group, from 32 on.
+pub const CLUSTER: Table<(), ClusterRow> = Table::new(32);
+pub const SETTING: Table<Name, SettingValue> = Table::new(33);
+pub const NODE: Table<NodeId, NodeRow> = Table::new(34);
+pub const STORAGE: Table<StorageId, NodeId> = Table::new(35);
+pub const TOKEN: Table<TokenId, TokenRow> = Table::new(36);
+pub const PLACEMENT: Table<GroupId, PlacementRow> = Table::new(37);
+pub const SLOT_MAP: Table<(), SlotMap> = Table::new(38);
 
 const ROW_VERSION: u8 = 1;
 
@@ -77,6 +92,7 @@ pub enum Due {
     Ready(Work),
     /// Its retention is over.
     Forget(Work),
+    ForgetToken(TokenId),
 }
 
 /// Keys know their own bytes.
@@ -312,6 +328,42 @@ impl Key for Work {
     }
 }
 
+impl Key for NodeId {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0.to_be_bytes());
+    }
+    fn read(bytes: &mut &[u8]) -> Self {
+        Self(u64::from_be_bytes(take(bytes)))
+    }
+}
+
+impl Key for GroupId {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0.to_be_bytes());
+    }
+    fn read(bytes: &mut &[u8]) -> Self {
+        Self(u32::from_be_bytes(take(bytes)))
+    }
+}
+
+impl Key for StorageId {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+    fn read(bytes: &mut &[u8]) -> Self {
+        Self(take(bytes))
+    }
+}
+
+impl Key for TokenId {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+    fn read(bytes: &mut &[u8]) -> Self {
+        Self(take(bytes))
+    }
+}
+
 impl Key for ReadyPlace {
     fn write(&self, out: &mut Vec<u8>) {
         out.push(self.rank);
@@ -379,21 +431,28 @@ impl Key for LeaseKey {
 impl Key for DueKey {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.at.0.to_be_bytes());
-        let (tag, work) = match &self.what {
-            Due::Ready(work) => (0, work),
-            Due::Forget(work) => (1, work),
-        };
-        out.push(tag);
-        work.write(out);
+        match &self.what {
+            Due::Ready(work) => {
+                out.push(0);
+                work.write(out);
+            }
+            Due::Forget(work) => {
+                out.push(1);
+                work.write(out);
+            }
+            Due::ForgetToken(token) => {
+                out.push(2);
+                token.write(out);
+            }
+        }
     }
     fn read(bytes: &mut &[u8]) -> Self {
         let at = Timestamp(u64::from_be_bytes(take(bytes)));
-        let [tag] = take(bytes);
-        let work = Work::read(bytes);
-        let what = match tag {
-            0 => Due::Ready(work),
-            1 => Due::Forget(work),
-            other => panic!("a stored key names due kind {other}"),
+        let what = match take(bytes) {
+            [0] => Due::Ready(Work::read(bytes)),
+            [1] => Due::Forget(Work::read(bytes)),
+            [2] => Due::ForgetToken(TokenId::read(bytes)),
+            [other] => panic!("a stored key names due kind {other}"),
         };
         Self { at, what }
     }
@@ -420,6 +479,7 @@ mod tests {
         round_trip(DelayedKey { lane: lane.clone(), at: Timestamp(4), work });
         round_trip(ReadyKey { lane, place, work });
         round_trip(DueKey { at: Timestamp(4), what: Due::Forget(Work::Run(RunId([8; 16]))) });
+        round_trip(DueKey { at: Timestamp(4), what: Due::ForgetToken(TokenId([9; 16])) });
         round_trip(LeaseKey { session: SessionId([1; 16]), lease: LeaseId(2) });
         let step = StepKey { kind: StepKind::Inline, name: "n".into(), cache_key: CacheKey::auto(3) };
         round_trip(MemoKey { run: RunId([2; 16]), step });

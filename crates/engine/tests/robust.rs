@@ -3,6 +3,7 @@
 mod support;
 
 use coda_engine::apply::apply;
+use coda_engine::cluster::command::ClusterCommand;
 use coda_engine::command::Command;
 use coda_engine::effect::Effect;
 use coda_engine::entry::Entry;
@@ -11,7 +12,7 @@ use coda_engine::tables::{RUN, TASK};
 use coda_engine::{invariants, query};
 use coda_protocol::cache_key::CacheKey;
 use coda_protocol::codec;
-use coda_protocol::ids::{LeaseId, Millis, RunId, SessionId, Slotted, TaskId, Timestamp, Work};
+use coda_protocol::ids::{LeaseId, Millis, NodeId, RunId, SessionId, Slotted, TaskId, Timestamp, Work};
 use coda_protocol::limits::RETENTION_MS;
 use coda_protocol::payload::{Failure, Payload, WorkOutcome};
 use coda_protocol::policy::RetryPolicy;
@@ -172,6 +173,7 @@ fn command(known: &Known, (kind, a, b, c): Raw, index: u64) -> Command {
         19 => Command::EndSession { session: SessionId([c % 3; 16]) },
         20 => Command::PauseQueue { queue: ["q", "", "z"][usize::from(a % 3)].into() },
         21 => Command::UnpauseQueue { queue: ["q", "q", "z"][usize::from(a % 3)].into() },
+        22 => Command::Cluster(ClusterCommand::Drain { node: NodeId(u64::from(a % 3)) }),
         _ => Command::Tick,
     }
 }

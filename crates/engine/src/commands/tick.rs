@@ -12,7 +12,7 @@ use crate::due;
 use crate::lanes;
 use crate::leases;
 use crate::rows::Event;
-use crate::tables::{DUE, Due, DueKey, Key, MEMO, RUN, RUN_INPUT, RUN_OUTCOME, TASK, TASK_OUTCOME};
+use crate::tables::{DUE, Due, DueKey, Key, MEMO, RUN, RUN_INPUT, RUN_OUTCOME, TASK, TASK_OUTCOME, TOKEN};
 
 pub(crate) fn apply(cx: &mut Cx<'_>) -> Outcome {
     let items = due::first(cx.kv, cx.group, cx.meta, TICK_DUE_MAX + 1);
@@ -68,6 +68,11 @@ fn handle(cx: &mut Cx<'_>, key: &DueKey, left: &mut Left) -> bool {
             true
         }
         Due::Forget(Work::Run(run)) => forget_run(cx, run, left),
+        Due::ForgetToken(token) => {
+            TOKEN.delete(cx.kv, cx.group, &token);
+            left.take(1, 0);
+            true
+        }
     }
 }
 

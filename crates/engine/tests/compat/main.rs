@@ -2,14 +2,15 @@
 
 #[path = "../../../protocol/tests/compat/golden.rs"]
 mod golden;
+mod meta_values;
 mod values;
 
 use std::fmt::Debug;
 
 use coda_engine::kv::{Kv, MemKv};
 use coda_engine::tables::{
-    DELAYED, DUE, Key, LANE, LEASE, MEMO, META, QUEUE, READY, RUN, RUN_INPUT, RUN_OUTCOME, TASK, TASK_ARGS,
-    TASK_OUTCOME, Table,
+    CLUSTER, DELAYED, DUE, Key, LANE, LEASE, MEMO, META, NODE, PLACEMENT, QUEUE, READY, RUN, RUN_INPUT, RUN_OUTCOME,
+    SETTING, SLOT_MAP, STORAGE, TASK, TASK_ARGS, TASK_OUTCOME, TOKEN, Table,
 };
 use coda_protocol::ids::GroupId;
 use golden::{all_variants, check, check_with};
@@ -22,6 +23,12 @@ const GROUP: GroupId = GroupId(513);
 fn commands() {
     all_variants(&values::commands());
     check("commands.hex", &values::commands());
+}
+
+#[test]
+fn cluster_commands() {
+    all_variants(&meta_values::commands());
+    check("cluster_commands.hex", &meta_values::commands());
 }
 
 #[test]
@@ -67,4 +74,15 @@ fn every_table() {
     rows("lease.hex", &LEASE, values::leases());
     rows("due.hex", &DUE, values::due());
     rows("delayed.hex", &DELAYED, values::delayed());
+}
+
+#[test]
+fn every_table_of_the_meta_group() {
+    rows("cluster.hex", &CLUSTER, meta_values::clusters());
+    rows("setting.hex", &SETTING, meta_values::settings());
+    rows("node.hex", &NODE, meta_values::nodes());
+    rows("storage.hex", &STORAGE, meta_values::storages());
+    rows("token.hex", &TOKEN, meta_values::tokens());
+    rows("placement.hex", &PLACEMENT, meta_values::placements());
+    rows("slot_map.hex", &SLOT_MAP, meta_values::slot_maps());
 }

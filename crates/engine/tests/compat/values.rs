@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use coda_engine::cluster::command::ClusterCommand;
 use coda_engine::command::Command;
 use coda_engine::entry::{Entry, Grant, Lane};
 use coda_engine::rows::{LaneRow, Life, MemoRow, Meta, Parent, QueueRow, ReadyPlace, RunRow, Seq, TaskRow};
 use coda_engine::tables::{DelayedKey, Due, DueKey, LeaseKey, MemoKey, ReadyKey};
 use coda_protocol::cache_key::{CacheKey, KeyPart};
-use coda_protocol::ids::{GroupId, LeaseId, Millis, Name, RunId, SessionId, Slot, TaskId, Timestamp, Work, WorkKind};
+use coda_protocol::ids::{
+    GroupId, LeaseId, Millis, Name, NodeId, RunId, SessionId, Slot, TaskId, Timestamp, TokenId, Work, WorkKind,
+};
 use coda_protocol::payload::{Failure, Payload, WorkOutcome};
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::request::{
@@ -85,6 +88,7 @@ pub fn commands() -> Vec<(&'static str, Command)> {
         ("PauseQueue", Command::PauseQueue { queue: "q".into() }),
         ("UnpauseQueue", Command::UnpauseQueue { queue: "q".into() }),
         ("Tick", Command::Tick),
+        ("Cluster", Command::Cluster(ClusterCommand::Drain { node: NodeId(300) })),
     ]
 }
 
@@ -232,5 +236,6 @@ pub fn due() -> Rows<DueKey, ()> {
         ("ready run", DueKey { at, what: Due::Ready(Work::Run(RUN_ID)) }, ()),
         ("forget task", DueKey { at, what: Due::Forget(Work::Task(TASK_ID)) }, ()),
         ("forget run", DueKey { at, what: Due::Forget(Work::Run(RUN_ID)) }, ()),
+        ("forget token", DueKey { at, what: Due::ForgetToken(TokenId([4; 16])) }, ()),
     ]
 }

@@ -135,6 +135,7 @@ impl Oracle {
             Command::PauseQueue { .. } | Command::UnpauseQueue { .. } | Command::Tick => {
                 assert_eq!(*outcome, Ok(Reply::Done));
             }
+            Command::Cluster(_) => panic!("the model of work has no cluster, tests/cluster has"),
         }
     }
 

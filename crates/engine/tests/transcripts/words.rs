@@ -82,6 +82,7 @@ pub fn effect(book: &Book, kv: &MemKv, effect: &Effect) -> String {
         Effect::WakeAt(at) => format!("wake at {}", at.0),
         Effect::SessionHolds(session) => format!("{} holds leases", session_name(*session)),
         Effect::EndSessionAgain(session) => format!("{} still holds leases", session_name(*session)),
+        Effect::MapChanged(version) => format!("the map is at version {version}"),
     }
 }
 

@@ -97,7 +97,8 @@ impl Sim {
             | Effect::QueueUnpaused(_)
             | Effect::LeasesEnded { .. }
             | Effect::WakeAt(_)
-            | Effect::SessionHolds(_) => {}
+            | Effect::SessionHolds(_)
+            | Effect::MapChanged(_) => {}
         }
     }
 
