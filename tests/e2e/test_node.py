@@ -107,7 +107,7 @@ def test_noise_on_the_port_harms_nobody(project: Project, node: Node) -> None:
         # Looks like a QUIC initial packet of a version that nobody speaks.
         noise.sendto(b"\xc0\xba\xba\xba\xba" + os.urandom(1_195), ("127.0.0.1", node.port))
         assert client.task_handle(task).describe().state == "ready"
-        assert client.submit("after").describe().state == "ready"
+        assert client.submit("behind-the-noise").describe().state == "ready"
 
 
 def test_a_damaged_client_file_is_an_error_that_names_it(project: Project, node: Node) -> None:
