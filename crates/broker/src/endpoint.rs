@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream, TransportConfig, VarInt};
 use ractor::ActorRef;
-use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -20,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::{CONNECTIONS_MAX, HELLO_BYTES_MAX, HELLO_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE};
 use crate::connection;
-use crate::identity::{self, CurrentIdentity, NodeIdentity, PeerIdentity};
+use crate::identity::{self, CurrentIdentity, NodeIdentity, PeerIdentity, QuicKeys};
 use crate::messages::SupervisorMsg;
 use crate::router::Router;
 use crate::sessions::Sessions;
@@ -64,10 +63,7 @@ pub enum Admission {
 /// When the address is taken or the certificate cannot be used.
 pub fn open(address: SocketAddr, identity: &NodeIdentity, admission: Admission) -> Result<Endpoint, EndpointError> {
     let bind_error = |why| EndpointError::Bind { address, why };
-    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &identity.quic.reset)));
-    // With both keys kept, a restarted node resets the connections of its predecessor at once.
-    let key = identity.quic.connection_ids;
-    config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(key)));
+    let config = endpoint_config(&identity.quic);
     let server = server_config(identity, admission)?;
     let socket = socket(address).map_err(bind_error)?;
     let runtime = quinn::default_runtime().expect("a node runs inside tokio");
@@ -84,7 +80,15 @@ pub async fn follow(endpoint: Endpoint, mut current: CurrentIdentity, admission:
     }
 }
 
-fn socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+/// With both keys kept, a restarted node resets the connections of its predecessor at once.
+pub(crate) fn endpoint_config(keys: &QuicKeys) -> EndpointConfig {
+    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &keys.reset)));
+    let key = keys.connection_ids;
+    config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(key)));
+    config
+}
+
+pub(crate) fn socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
     // Best effort: the system may allow less.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
@@ -95,7 +99,7 @@ fn socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
 
 fn server_config(identity: &NodeIdentity, admission: Admission) -> Result<quinn::ServerConfig, EndpointError> {
     let certificate = |error: &dyn std::fmt::Display| EndpointError::Certificate(error.to_string());
-    let builder = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let builder = rustls::ServerConfig::builder_with_provider(identity::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| certificate(&error))?;
     let builder = match admission {
@@ -158,14 +162,14 @@ pub async fn accept(endpoint: Endpoint, host: Host) {
 }
 
 /// QUIC carries a TLS alert as transport error 0x100 + alert.
-fn is_tls(code: quinn::TransportErrorCode) -> bool {
+pub(crate) fn is_tls(code: quinn::TransportErrorCode) -> bool {
     (0x100..0x200).contains(&u64::from(code))
 }
 
 /// A connection from hello to end.
 async fn serve(connection: Connection, host: Host) {
     let peer = connection.remote_address();
-    if let Some(identity) = certified(&connection) {
+    if let Ok(Some(identity)) = PeerIdentity::shown(&connection) {
         debug!(%peer, %identity, "a client has shown its certificate");
     }
     let Ok(heard) = timeout(HELLO_TIMEOUT, hear(&connection)).await else {
@@ -186,12 +190,6 @@ async fn serve(connection: Connection, host: Host) {
             connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"no leader yet, try again");
         }
     }
-}
-
-/// Whose certificate the client has shown, where one was asked for.
-fn certified(connection: &Connection) -> Option<PeerIdentity> {
-    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    PeerIdentity::of(chain.first()?).ok()
 }
 
 /// Logs once, with the code that the peer sees too.

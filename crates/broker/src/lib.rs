@@ -20,6 +20,9 @@ mod proposer;
 mod session;
 mod sessions;
 
+// To the other nodes of the cluster.
+pub mod peers;
+
 // What leading a group means.
 mod describe;
 mod dispatch;

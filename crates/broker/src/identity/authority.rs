@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use coda_protocol::ids::{NodeId, Timestamp};
+use coda_protocol::ids::{ClusterId, NodeId, Timestamp};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -15,7 +15,7 @@ use super::SERVER_NAME;
 use super::certificate::{Certificate, Holder, PeerIdentity};
 use super::error::IdentityError;
 use super::files::{self, PUBLIC, SECRET};
-use super::names::{ClientName, ClusterId, ClusterName, Host};
+use super::names::{ClientName, ClusterName, Host};
 
 pub(super) const CA_CERT: &str = "ca.pem";
 pub(super) const CA_KEY: &str = "ca.key";

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use coda_protocol::ids::{NodeId, Timestamp};
+use coda_protocol::ids::{ClusterId, NodeId, Timestamp};
+use quinn::Connection;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
@@ -10,7 +11,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use super::error::IdentityError;
-use super::names::{ClientName, ClusterId};
+use super::names::ClientName;
 
 /// Whose a certificate is, the authority's included.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,15 @@ impl PeerIdentity {
                 why: "it names neither `coda:node:…` nor `coda:client:…`".into(),
             }),
         }
+    }
+
+    /// Whose certificate the other end of a connection has shown; none if it was not asked for one.
+    ///
+    /// # Errors
+    /// As [`PeerIdentity::of`].
+    pub(crate) fn shown(connection: &Connection) -> Result<Option<Self>, IdentityError> {
+        let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+        chain.as_ref().and_then(|chain| chain.first()).map(Self::of).transpose()
     }
 
     #[must_use]
@@ -92,7 +102,7 @@ impl Holder {
             }
             _ => return None,
         };
-        // `+3` and `03` are numbers too, and would be second names of node 3.
+        // `+3` and `03` are numbers too, and would be second names of node 3; a cluster's id without hyphens is one too.
         (holder.uri() == uri).then_some(holder)
     }
 }
@@ -220,6 +230,8 @@ mod tests {
             "coda:".to_owned(),
             "coda:cluster:1".to_owned(),
             format!("coda:cluster:{cluster}:1"),
+            format!("coda:cluster:{}", cluster.to_string().to_uppercase()),
+            format!("coda:cluster:{}", cluster.to_string().replace('-', "")),
             format!("coda:node:{cluster}"),
             format!("coda:node:{cluster}:0"),
             format!("coda:node:{cluster}:03"),

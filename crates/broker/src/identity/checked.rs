@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use coda_protocol::ids::{NodeId, Timestamp};
+use coda_protocol::ids::{ClusterId, NodeId, Timestamp};
 use rand::RngCore;
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -18,7 +18,6 @@ use super::authority::authority_of;
 use super::certificate::{Certificate, Holder, PeerIdentity, date};
 use super::error::IdentityError;
 use super::files::{self, SECRET, provider};
-use super::names::ClusterId;
 
 /// Where a node's certificates lie.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 
-use coda_protocol::ids::NodeId;
+use coda_protocol::ids::{ClusterId, NodeId};
 use thiserror::Error;
-
-use super::names::ClusterId;
 
 /// `what` is the file, or whose certificate it is where there is none.
 #[derive(Debug, Error)]

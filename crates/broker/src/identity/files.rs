@@ -56,7 +56,7 @@ pub fn keys_match(
 }
 
 /// The provider is named wherever one is needed: with two in the build, rustls would panic rather than choose.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 

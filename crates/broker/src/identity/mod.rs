@@ -35,9 +35,10 @@ pub use certificate::{Certificate, Holder, PeerIdentity, date};
 pub use checked::{IdentityFiles, NodeIdentity, QuicKeys};
 pub use error::IdentityError;
 pub use files::{keys_match, read_certificates, read_key};
-pub use names::{ClientName, ClusterId, ClusterName, Host};
+pub use names::{ClientName, ClusterName, Host};
 pub use reload::{CurrentIdentity, warn_from};
 
+pub(crate) use files::provider;
 pub(crate) use own::load_or_make;
 pub(crate) use reload::{Reloader, Source};
 pub(crate) use verify::clients_of;

@@ -1,4 +1,4 @@
-//! What may stand in a certificate: cluster ids, names and hosts, checked before anything is signed.
+//! What may stand in a certificate: names and hosts, checked before anything is signed.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,40 +6,11 @@ use std::str::FromStr;
 
 use rustls::pki_types::DnsName;
 use smol_str::SmolStr;
-use uuid::Uuid;
 
 use super::error::IdentityError;
 
 /// X.520 allows a common name no more.
 const NAME_BYTES_MAX: usize = 64;
-
-/// A cluster, for good: chosen with its first authority, and kept when that is replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClusterId(Uuid);
-
-impl ClusterId {
-    #[must_use]
-    pub fn random() -> Self {
-        Self(Uuid::new_v4())
-    }
-}
-
-impl fmt::Display for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for ClusterId {
-    type Err = uuid::Error;
-
-    /// Only the form that [`fmt::Display`] writes: equal ids are equal texts.
-    fn from_str(text: &str) -> Result<Self, uuid::Error> {
-        let id = Uuid::try_parse(text)?;
-        // Of another form, so that the error says what is wrong with it.
-        if id.to_string() == text { Ok(Self(id)) } else { Err(Uuid::try_parse("").expect_err("no id")) }
-    }
-}
 
 /// What people call a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,13 +122,5 @@ mod tests {
         for bad in ["", "a:4747", "[::1]", "a b", "https://a", "-a", "a..b"] {
             assert_eq!(bad.parse::<Host>().unwrap_err().code(), "CODA4216", "{bad}");
         }
-    }
-
-    #[test]
-    fn a_cluster_id_has_one_way_to_be_written() {
-        let id = ClusterId::random();
-        assert_eq!(id.to_string().parse::<ClusterId>().unwrap(), id);
-        assert!(id.to_string().to_uppercase().parse::<ClusterId>().is_err());
-        assert!(id.to_string().replace('-', "").parse::<ClusterId>().is_err());
     }
 }

@@ -41,7 +41,13 @@ pub struct CurrentIdentity {
 impl CurrentIdentity {
     /// One that stays.
     pub(crate) fn fixed(identity: NodeIdentity) -> Self {
-        Self { identity: watch::channel(Arc::new(identity)).1, ask: mpsc::channel(ASKED_MAX).0 }
+        Self::replaced_by(watch::channel(Arc::new(identity)).1)
+    }
+
+    /// One that somebody else replaces, and not for the asking.
+    #[must_use]
+    pub fn replaced_by(identity: watch::Receiver<Arc<NodeIdentity>>) -> Self {
+        Self { identity, ask: mpsc::channel(ASKED_MAX).0 }
     }
 
     #[must_use]

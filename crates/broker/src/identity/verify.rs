@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use coda_protocol::ids::ClusterId;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
@@ -11,7 +12,6 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use super::certificate::PeerIdentity;
 use super::checked::NodeIdentity;
 use super::files::provider;
-use super::names::ClusterId;
 
 /// Verifies as TLS does, and then that the certificate is of this cluster.
 #[derive(Debug)]

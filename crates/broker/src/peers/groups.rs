@@ -1,0 +1,72 @@
+//! Where peers' calls end: the groups of this node, by id.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use coda_protocol::ids::GroupId;
+use coda_raft_store::group::{Group, ServeError};
+use coda_raft_store::peers::Rpc;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use parking_lot::RwLock;
+
+/// Finds groups.
+pub trait Groups: Send + Sync + 'static {
+    /// The group, if it runs on this node now.
+    fn find(&self, group: GroupId) -> Option<Arc<dyn Served>>;
+}
+
+/// What a group answers; [`Group`] has the same verbs.
+pub trait Served: Send + Sync + 'static {
+    fn serve(&self, rpc: Rpc, body: Bytes) -> BoxFuture<'static, Result<Bytes, ServeError>>;
+    fn serve_appends(&self, requests: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes>;
+    fn serve_snapshot(&self, head: Bytes, file: PathBuf) -> BoxFuture<'static, Result<Bytes, ServeError>>;
+    fn snapshot_dir(&self) -> PathBuf;
+}
+
+impl Served for Group {
+    fn serve(&self, rpc: Rpc, body: Bytes) -> BoxFuture<'static, Result<Bytes, ServeError>> {
+        let group = self.clone();
+        async move { Group::serve(&group, rpc, &body).await }.boxed()
+    }
+
+    fn serve_appends(&self, requests: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes> {
+        Group::serve_appends(self, requests)
+    }
+
+    fn serve_snapshot(&self, head: Bytes, file: PathBuf) -> BoxFuture<'static, Result<Bytes, ServeError>> {
+        let group = self.clone();
+        async move { Group::serve_snapshot(&group, &head, file).await }.boxed()
+    }
+
+    fn snapshot_dir(&self) -> PathBuf {
+        Group::snapshot_dir(self)
+    }
+}
+
+/// Groups that come and go while peers call. Clones are the same table.
+#[derive(Clone, Default)]
+pub struct GroupTable(Arc<RwLock<BTreeMap<GroupId, Arc<dyn Served>>>>);
+
+impl GroupTable {
+    pub fn insert(&self, group: GroupId, served: Arc<dyn Served>) {
+        self.0.write().insert(group, served);
+    }
+
+    pub fn remove(&self, group: GroupId) {
+        self.0.write().remove(&group);
+    }
+
+    pub fn clear(&self) {
+        self.0.write().clear();
+    }
+}
+
+impl Groups for GroupTable {
+    fn find(&self, group: GroupId) -> Option<Arc<dyn Served>> {
+        self.0.read().get(&group).cloned()
+    }
+}

@@ -1,0 +1,211 @@
+//! Receiving a snapshot into a file of the group's folder, and having it installed.
+//!
+//! What is written here is not yet a promise: the group checks the file and syncs it before it takes its place, and what
+//! a crash leaves behind is removed at the next start. It is synced in steps all the same, see [`SNAPSHOT_SYNC_BYTES`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use coda_protocol::ids::GroupId;
+use tokio::fs::{File, OpenOptions};
+use tokio::io::AsyncWriteExt;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::peers::fault::{PeerFault, ServeFault};
+use crate::peers::frame::PeerFrame;
+use crate::peers::groups::Served;
+use crate::peers::limits::{
+    SNAPSHOT_BYTES_MAX, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_STALL_TIMEOUT, SNAPSHOT_SYNC_BYTES, SNAPSHOT_TURN_TIMEOUT,
+    SNAPSHOTS_RECEIVED_MAX,
+};
+use crate::peers::serve::Caller;
+use crate::peers::stream::{Ended, Incoming, Outgoing};
+
+/// What the first frame of the stream says.
+pub struct Announced {
+    pub group: GroupId,
+    pub file_bytes: u64,
+    pub head: Bytes,
+}
+
+/// Receives and installs, and answers.
+pub async fn serve(
+    caller: &Arc<Caller>,
+    served: Arc<dyn Served>,
+    announced: Announced,
+    mut outgoing: Outgoing,
+    mut incoming: Incoming,
+) -> Result<(), PeerFault> {
+    let (node, group) = (caller.node, announced.group);
+    let answer = match receive(caller, &*served, &announced, &mut incoming).await {
+        Ok(part) => tokio::select! {
+            answer = install(caller, served, announced.head, part) => answer,
+            // It is installed all the same, but nobody waits for it.
+            () = outgoing.stopped() => return Ok(()),
+        },
+        Err(Stopped::Fault(fault)) => return Err(fault),
+        // Given up by who sent it: there is nobody to tell.
+        Err(Stopped::GivenUp) => return Ok(()),
+        Err(Stopped::Failed(fault)) => Err(fault.to_string()),
+    };
+    let frame = match answer {
+        Ok(body) => PeerFrame::Answer { id: 0, body },
+        Err(why) => {
+            warn!(%node, %group, why, "a snapshot was not taken");
+            PeerFrame::Failed { id: 0, why }
+        }
+    };
+    // Should this fail, nobody waits for it any more.
+    if outgoing.frame(&frame).await.is_ok() {
+        outgoing.finish();
+    }
+    Ok(())
+}
+
+enum Stopped {
+    Fault(PeerFault),
+    GivenUp,
+    Failed(ServeFault),
+}
+
+async fn receive(
+    caller: &Caller,
+    served: &dyn Served,
+    announced: &Announced,
+    incoming: &mut Incoming,
+) -> Result<Part, Stopped> {
+    let host = &caller.host;
+    let node = host.greeter.me.node;
+    if announced.file_bytes > SNAPSHOT_BYTES_MAX {
+        let why = format!("{} bytes are more than the {SNAPSHOT_BYTES_MAX} allowed", announced.file_bytes);
+        return Err(Stopped::Failed(ServeFault::Store { node, why }));
+    }
+    let Ok(Ok(_place)) = timeout(SNAPSHOT_TURN_TIMEOUT, host.snapshots.acquire()).await else {
+        return Err(Stopped::Failed(ServeFault::Busy { node, what: "snapshots", max: SNAPSHOTS_RECEIVED_MAX }));
+    };
+    let store = |error: io::Error| Stopped::Failed(ServeFault::Store { node, why: error.to_string() });
+    let number = host.snapshots_received.fetch_add(1, Ordering::Relaxed);
+    let name = format!("receiving-{}-{}-{number}", announced.group, caller.node);
+    let path = served.snapshot_dir().join(name);
+    let file = OpenOptions::new().write(true).create_new(true).open(&path).await.map_err(store)?;
+    info!(node = %caller.node, group = %announced.group, bytes = announced.file_bytes, "a snapshot begins");
+    let part = Part { path };
+    let mut writer = Writer { file, unsynced: 0 };
+    let mut left = announced.file_bytes;
+    while left > 0 {
+        let chunk = timeout(SNAPSHOT_STALL_TIMEOUT, incoming.chunk(SNAPSHOT_CHUNK_BYTES)).await;
+        let incomplete = |why: &str| Stopped::Failed(ServeFault::Incomplete { node, why: why.into() });
+        let chunk = match chunk {
+            Ok(Ok(chunk)) => chunk,
+            Ok(Err(Ended::Fault(fault))) => return Err(Stopped::Fault(fault)),
+            Ok(Err(Ended::Finished | Ended::Cut)) => return Err(incomplete("it is shorter than announced")),
+            Ok(Err(Ended::Reset(_) | Ended::Lost(_))) => return Err(Stopped::GivenUp),
+            Err(_) => return Err(incomplete("nothing came for too long")),
+        };
+        left = left.checked_sub(chunk.len() as u64).ok_or(Stopped::Fault(LONGER))?;
+        writer.write(&chunk).await.map_err(store)?;
+    }
+    match timeout(SNAPSHOT_STALL_TIMEOUT, incoming.chunk(1)).await {
+        Ok(Err(Ended::Finished)) => {}
+        Ok(Ok(_)) => return Err(Stopped::Fault(LONGER)),
+        Ok(Err(_)) | Err(_) => return Err(Stopped::GivenUp),
+    }
+    writer.finish().await.map_err(store)?;
+    Ok(part)
+}
+
+const LONGER: PeerFault = PeerFault::Unexpected { what: "more of a snapshot than was announced" };
+
+/// A file that is removed when it is done with, unless its group has taken it away.
+struct Part {
+    path: PathBuf,
+}
+
+impl Part {
+    /// Leaves the file where it is.
+    fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.path)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let path = std::mem::take(&mut self.path);
+        if path.as_os_str().is_empty() {
+            return;
+        }
+        // To remove gigabytes takes a while, and this thread serves others too.
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&path))),
+            Err(_) => remove(&path),
+        }
+    }
+}
+
+/// What is not removed now is, at the next start.
+fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            warn!(path = %path.display(), %error, "a received snapshot cannot be removed");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+struct Writer {
+    file: File,
+    unsynced: usize,
+}
+
+impl Writer {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes).await?;
+        self.unsynced += bytes.len();
+        if self.unsynced >= SNAPSHOT_SYNC_BYTES {
+            self.file.sync_data().await?;
+            self.unsynced = 0;
+        }
+        Ok(())
+    }
+
+    /// Tells of errors that writing in the background may still have met.
+    async fn finish(mut self) -> io::Result<()> {
+        self.file.flush().await
+    }
+}
+
+/// Goes on when the connection ends: Raft may be in the middle of it, and the file must be removed afterwards.
+async fn install(caller: &Caller, served: Arc<dyn Served>, head: Bytes, part: Part) -> Result<Bytes, String> {
+    let (tell, answer) = oneshot::channel();
+    // Should the node stop meanwhile, Raft may still need it.
+    let path = part.keep();
+    caller.host.spawn(async move {
+        let installed = served.serve_snapshot(head, path.clone()).await;
+        drop(Part { path });
+        drop(tell.send(installed));
+    });
+    let stopping = |_| String::from("CODA4142 the node is stopping");
+    answer.await.map_err(stopping)?.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_of_the_file_and_nothing_worse() {
+        let file = OpenOptions::new().write(true).open("/dev/full").await.unwrap();
+        let mut writer = Writer { file, unsynced: 0 };
+        let result = match writer.write(&[0; 1024]).await {
+            Ok(()) => writer.finish().await,
+            error => error,
+        };
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+}
