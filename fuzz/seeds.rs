@@ -20,7 +20,7 @@ use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::push::{MemoPage, Push, RunLease, StepEnded, TaskLease};
 use coda_protocol::reject::{Reject, Unavailable};
-use coda_protocol::reply::{Answer, QueueCursor, Reply, StepState};
+use coda_protocol::reply::{Answer, QueueCursor, QueuePlace, Reply, StepState};
 use coda_protocol::request::{
     CompleteRun, CompleteTask, Credit, ParkRun, RecordStep, Release, Request, Resume, Spawn, SpawnStep, StartRun,
     StepKey, StepKind, SubmitTask, Subscribe,
@@ -142,7 +142,7 @@ fn requests() -> Vec<Request> {
             workflows: vec!["c".into()],
         }),
         Request::Credit(Credit { queue: "a".into(), kind: WorkKind::Run, slots: 300 }),
-        Request::Resume(Resume { held: vec![LEASE, LeaseId(u64::MAX)] }),
+        Request::Resume(Resume { group: GroupId(1), held: vec![LEASE, LeaseId(u64::MAX)] }),
         Request::Spawn(spawn()),
         Request::RecordStep(RecordStep {
             run: RUN,
@@ -163,11 +163,11 @@ fn requests() -> Vec<Request> {
         Request::DescribeTask(TASK),
         Request::DescribeNode,
         Request::ListQueuesFrom(None),
-        Request::ListQueuesFrom(Some(QueueCursor::Lane {
+        Request::ListQueuesFrom(Some(QueueCursor { group: GroupId(2), place: QueuePlace::Lane {
             queue: "a".into(),
             kind: WorkKind::Run,
             name: "b".into(),
-        })),
+        } })),
         Request::DescribeLanes("a".into()),
     ]
 }

@@ -16,6 +16,8 @@ use crate::identity::IdentityFiles;
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     pub node: NodeId,
+    /// Data groups of a node that runs alone.
+    pub groups: u16,
     /// Everything the node keeps lives here.
     pub data_dir: PathBuf,
     /// Where clients and workers connect. Port 0 takes a free one.
@@ -42,6 +44,7 @@ impl NodeConfig {
     pub fn alone(data_dir: PathBuf, listen: SocketAddr) -> Self {
         Self {
             node: NodeId(1),
+            groups: 1,
             data_dir,
             listen,
             certificates: Certificates::Own,

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::config::{CLOSE_REASON_TIMEOUT, OUTBOX_BYTES_MAX};
-use crate::endpoint::{Greeted, Host, READ_BYTES, close_for};
+use crate::endpoint::{Greeted, READ_BYTES, close_for};
+use crate::host::Host;
 use crate::messages::{AbortOnDrop, SessionMsg, SupervisorMsg};
 use crate::outbox::{self, InTransit, Outgoing};
 use crate::session::Session;
@@ -54,28 +55,27 @@ impl Actor for SessionActor {
         me: ActorRef<SessionMsg>,
         (connection, host, greeted): Self::Arguments,
     ) -> Result<SessionState, ActorProcessingErr> {
-        let Greeted { send, recv, buffer, hello, router } = greeted;
+        let Greeted { send, recv, buffer, hello } = greeted;
         let (outbox, outgoing) = outbox::channel();
         let (epoch, before) = host.sessions.connect(hello.session, outbox.clone(), connection.clone());
         if let Some(before) = before {
             before.connection.close(VarInt::from_u32(CLOSE_REPLACED), b"replaced by a newer connection");
             before.outbox.close();
-            router.session_gone(hello.session, before.epoch);
+            host.session_gone(hello.session, before.epoch);
         }
-        // The leader may have ended since the welcome, and have sent away all that were there then.
-        if !host.led.borrow().as_ref().is_some_and(|led| Arc::ptr_eq(&led.shared, &router.shared)) {
-            connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"leadership changed");
+        // Behind its registration: what changes from now on is said to it too, and twice does no harm.
+        outbox.push(Push::Map((*host.map()).clone()));
+        for router in host.routes.all() {
+            outbox.push(Push::Leader(router.leader(host.node)));
         }
         debug!(session = %hello.session, agent = %hello.agent, peer = %connection.remote_address(), "connected");
         let session = Arc::new(Session {
             id: hello.session,
             epoch,
             outbox,
-            router,
-            node: host.node,
-            node_started: host.started,
-            queues: Default::default(),
-            once: Default::default(),
+            host: host.clone(),
+            serving: Default::default(),
+            told_full: Default::default(),
         });
         let tasks = [
             watched(&me, read(connection.clone(), recv, buffer, session.clone())),
@@ -104,7 +104,7 @@ impl Actor for SessionActor {
         );
         connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"");
         session.outbox.close();
-        session.router.session_gone(session.id, session.epoch);
+        host.session_gone(session.id, session.epoch);
         let was_current = host.sessions.disconnect(session.id, session.epoch);
         debug!(session = %session.id, goodbye, "disconnected");
         if was_current {

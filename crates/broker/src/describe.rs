@@ -2,26 +2,40 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use coda_engine::query;
-use coda_protocol::ids::{Name, NodeId, Position, RunId, TaskId, WorkKind};
+use coda_protocol::ids::{Name, Position, RunId, TaskId, WorkKind};
 use coda_protocol::limits::{LIST_ROWS_MAX, LIST_SCAN_ROWS_MAX};
-use coda_protocol::reject::Reject;
+use coda_protocol::reject::{Refusal, Reject};
 use coda_protocol::reply::{
-    Counters, GroupDescription, LaneDescription, LaneList, NodeDescription, QueueCursor, QueuePage, QueueSummary,
-    Reply, Wait,
+    Counters, GroupDescription, LaneDescription, LaneList, NodeDescription, QueueCursor, QueuePage, QueuePlace,
+    QueueSummary, Reply, Wait,
 };
 use coda_protocol::request::Subscribe;
 
 use crate::dispatch::{Service, why};
+use crate::host::Host;
 use crate::queue::QueueHandle;
 use crate::router::Router;
 
-type Described = Result<(Position, Reply), Reject>;
+pub type Described = Result<(Position, Reply), Refusal>;
 
-/// A page of the queues: those that state knows, then those that nobody but workers knows.
-pub fn queues(router: &Router, from: Option<&QueueCursor>) -> (Position, QueuePage) {
+/// A page of the queues of all groups, one group after the other.
+pub fn queues(host: &Host, from: Option<&QueueCursor>) -> Result<(Position, QueuePage), Refusal> {
+    let groups = host.groups();
+    let first = from.map_or(groups[0], |cursor| cursor.group);
+    let Some(i) = groups.iter().position(|group| *group == first) else {
+        return Ok((Position::default(), QueuePage { queues: Vec::new(), next: None }));
+    };
+    let (position, mut page) = queues_of(&host.led(first)?, from.map(|cursor| &cursor.place));
+    if page.next.is_none() {
+        page.next = groups.get(i + 1).map(|next| QueueCursor { group: *next, place: QueuePlace::First });
+    }
+    Ok((position, page))
+}
+
+/// A page of a group's queues: those that state knows, then those that nobody but workers knows.
+fn queues_of(router: &Router, from: Option<&QueuePlace>) -> (Position, QueuePage) {
     let group = router.shared.group.id();
     let (position, mut page) = router.read(|view, position| (position, query::queues(view, group, from)));
     let served = router.shared.queues.read();
@@ -32,8 +46,8 @@ pub fn queues(router: &Router, from: Option<&QueueCursor>) -> (Position, QueuePa
         return (position, page);
     }
     let from = match from {
-        Some(QueueCursor::Served(queue)) => queue.clone(),
-        Some(QueueCursor::Lane { .. } | QueueCursor::Paused(_)) | None => Name::default(),
+        Some(QueuePlace::Served(queue)) => queue.clone(),
+        Some(QueuePlace::First | QueuePlace::Lane { .. } | QueuePlace::Paused(_)) | None => Name::default(),
     };
     let workers = |(name, queue): (&Name, &QueueHandle)| (name.clone(), queue.dispatch.lock().workers());
     let rest: Vec<(Name, u32)> = served.range(from..).map(workers).take(LIST_SCAN_ROWS_MAX + 1).collect();
@@ -42,7 +56,7 @@ pub fn queues(router: &Router, from: Option<&QueueCursor>) -> (Position, QueuePa
     router.read(|view, _| {
         for (i, (queue, workers)) in rest.into_iter().enumerate() {
             if full(&page, i) {
-                page.next = Some(QueueCursor::Served(queue));
+                page.next = Some(QueueCursor { group, place: QueuePlace::Served(queue) });
                 break;
             }
             if workers > 0 && !query::is_listed(view, group, &queue) {
@@ -58,7 +72,18 @@ fn empty(queue: Name) -> QueueSummary {
     QueueSummary { queue, paused: false, ready: 0, leased: 0, delayed: 0, workers: 0 }
 }
 
-pub fn lanes(router: &Router, name: &Name) -> (Position, LaneList) {
+/// What all groups say about a queue, added up.
+pub fn lanes(host: &Host, name: &Name) -> Result<(Position, LaneList), Refusal> {
+    let mut groups = host.groups().into_iter();
+    let first = groups.next().expect("a cluster has groups");
+    let (position, mut all) = lanes_of(&host.led(first)?, name);
+    for group in groups {
+        all.add(lanes_of(&host.led(group)?, name).1);
+    }
+    Ok((position, all))
+}
+
+fn lanes_of(router: &Router, name: &Name) -> (Position, LaneList) {
     let group = router.shared.group.id();
     let (position, mut list) = router.read(|view, position| (position, query::lanes(view, group, name)));
     let (workers, services) = router.shared.queues.read().get(name).map_or((0, Vec::new()), |queue| {
@@ -133,34 +158,38 @@ fn refined(router: &Router, waits: Wait, queue: &Name, kind: WorkKind, name: &Na
     router.shared.queues.read().get(queue).map_or(Wait::NoWorker, |queue| queue.dispatch.lock().why(kind, name))
 }
 
-pub fn node(router: &Router, node: NodeId, uptime: Duration) -> Described {
-    let shared = &router.shared;
-    let status = shared.group.status();
+/// The node itself, with the groups that it leads.
+pub fn node(host: &Host) -> (Position, Reply) {
     let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let counters = Counters {
-        entries: total(&shared.counters.entries),
-        commands: total(&shared.counters.commands),
-        log_syncs: total(&shared.store.counters().log_syncs),
-        log_bytes: total(&shared.store.counters().log_bytes),
-        leases: total(&shared.counters.leases),
-        rejects: total(&shared.counters.rejects),
-    };
-    let group = GroupDescription {
-        group: shared.group.id().0,
-        leader: status.leader,
-        term: status.term,
-        applied: status.applied.unwrap_or_default(),
-    };
-    let position = Position { group: group.group, term: group.term, index: group.applied };
+    let store = host.store.counters();
+    let mut counters =
+        Counters { log_syncs: total(&store.log_syncs), log_bytes: total(&store.log_bytes), ..Counters::default() };
+    let (mut groups, mut position) = (Vec::new(), Position::default());
+    for router in host.routes.all() {
+        let shared = &router.shared;
+        counters.entries += total(&shared.counters.entries);
+        counters.commands += total(&shared.counters.commands);
+        counters.leases += total(&shared.counters.leases);
+        counters.rejects += total(&shared.counters.rejects);
+        let status = shared.group.status();
+        let group = GroupDescription {
+            group: shared.group.id().0,
+            leader: status.leader,
+            term: status.term,
+            applied: status.applied.unwrap_or_default(),
+        };
+        position = Position { group: group.group, term: group.term, index: group.applied };
+        groups.push(group);
+    }
     let description = NodeDescription {
-        node,
+        node: host.node,
         version: env!("CARGO_PKG_VERSION").into(),
-        uptime_ms: uptime.as_millis() as u64,
-        groups: vec![group],
-        sessions: shared.sessions.count() as u32,
+        uptime_ms: host.started.elapsed().as_millis() as u64,
+        groups,
+        sessions: host.sessions.count() as u32,
         counters,
     };
-    Ok((position, Reply::Node(description)))
+    (position, Reply::Node(description))
 }
 
 /// Checks what a worker says it can do.

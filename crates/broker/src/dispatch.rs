@@ -1,6 +1,6 @@
 //! Who could do a queue's work: subscribers, their free slots, and the lanes known to hold ready work.
 //!
-//! A plain struct per queue, shared by those who know of workers and work, and the proposer, which takes grants from it
+//! A plain struct per queue of a group, shared by those who know of workers and work, and the proposer, which takes grants from it
 //! whenever it closes an entry. All of it is a guess that the engine checks; nothing here is ever persisted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use coda_engine::entry::{Entry, Grant, Lane};
 use coda_protocol::ids::{Name, SessionId, WorkKind};
-use coda_protocol::limits::CREDIT_MAX;
 use coda_protocol::reply::Wait;
 use coda_protocol::request::Subscribe;
 
 use crate::config::{GRANT_BYTES_PER_ENTRY_MAX, GRANTS_PER_ENTRY_MAX};
+use crate::free_slots::FreeSlots;
 use crate::held::Held;
+
+/// What a grant or a lane adds to an entry beside its names.
+const ENVELOPE_BYTES: usize = 32;
 
 /// Tells apart the connections of one session: what was said on an earlier one no longer counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,16 +38,16 @@ pub struct Dispatch {
 #[derive(Debug)]
 struct Subscriber {
     epoch: Epoch,
+    slots: Arc<FreeSlots>,
     tasks: Offer,
     runs: Offer,
 }
 
-/// What a session can execute of one kind, and how much at once.
+/// What a session can execute of one kind.
 #[derive(Debug)]
 struct Offer {
     /// Sorted, as the engine expects.
     names: Arc<[Name]>,
-    slots: u32,
 }
 
 /// One kind of work and a set of its names, and who could do it.
@@ -100,11 +103,11 @@ fn fits(bytes: usize, room: &mut usize) -> bool {
 /// Slots taken for an entry, to be given back where unused.
 #[derive(Debug)]
 pub struct Taken {
-    pub queue: Name,
     pub session: SessionId,
     pub epoch: Epoch,
     pub kind: WorkKind,
     pub slots: u32,
+    pub from: Arc<FreeSlots>,
 }
 
 impl Dispatch {
@@ -113,14 +116,15 @@ impl Dispatch {
         Self { held, ..Self::default() }
     }
 
-    /// A session serves this queue from now on, with no free slots yet.
-    pub fn subscribe(&mut self, session: SessionId, epoch: Epoch, subscribe: Subscribe) {
+    /// A session serves this queue from now on, with these slots as far as they are free.
+    pub fn subscribe(&mut self, session: SessionId, epoch: Epoch, subscribe: Subscribe, slots: Arc<FreeSlots>) {
         // A connection that was replaced may still have a word under way.
         if self.subscribers.get(&session).is_some_and(|subscriber| subscriber.epoch > epoch) {
             return;
         }
         let subscriber = Subscriber {
             epoch,
+            slots,
             tasks: self.offer_of(WorkKind::Task, subscribe.tasks),
             runs: self.offer_of(WorkKind::Run, subscribe.workflows),
         };
@@ -145,7 +149,7 @@ impl Dispatch {
         let names =
             self.served.get_key_value(&service).map_or_else(|| service.1.clone(), |((_, known), _)| known.clone());
         *self.served.entry((kind, names.clone())).or_default() += 1;
-        Offer { names, slots: 0 }
+        Offer { names }
     }
 
     fn forget(&mut self, subscriber: Option<Subscriber>) {
@@ -159,13 +163,6 @@ impl Dispatch {
         }
         let served = &self.served;
         self.backlog.retain(|lane| serves(served, lane));
-    }
-
-    /// Adds free slots. Whether an entry is wanted for them.
-    pub fn credit(&mut self, session: SessionId, epoch: Epoch, kind: WorkKind, slots: u32) -> bool {
-        let Some(offer) = self.offer(session, epoch, kind) else { return false };
-        offer.slots = offer.slots.saturating_add(slots).min(CREDIT_MAX);
-        self.wants_entry()
     }
 
     /// A lane holds ready work. Whether an entry is wanted for it.
@@ -186,25 +183,23 @@ impl Dispatch {
 
     fn can_serve(&self, lane: &Lane) -> bool {
         self.subscribers.iter().any(|(session, subscriber)| {
-            let offer = subscriber.of(lane.kind);
-            offer.slots > 0 && offer.serves(&lane.name) && self.held.room(*session) > 0
+            let is_free = subscriber.slots.free(lane.kind) > 0;
+            is_free && subscriber.of(lane.kind).serves(&lane.name) && self.held.room(*session) > 0
         })
     }
 
-    fn offer(&mut self, session: SessionId, epoch: Epoch, kind: WorkKind) -> Option<&mut Offer> {
-        let subscriber = self.subscribers.get_mut(&session).filter(|subscriber| subscriber.epoch == epoch)?;
-        Some(match kind {
-            WorkKind::Task => &mut subscriber.tasks,
-            WorkKind::Run => &mut subscriber.runs,
-        })
-    }
-
-    /// Moves free slots, and the lanes they could serve, into an entry, as far as there is room.
-    pub fn take(&mut self, queue: &Name, entry: &mut Entry, taken: &mut Vec<Taken>, room: &mut Room) {
-        const ENVELOPE_BYTES: usize = 32;
+    /// Moves free slots, and the lanes they could serve, into an entry, as far as there is room. Of each session's slots
+    /// one in `share` is taken, rounded up: that many groups draw from them.
+    pub fn take(&mut self, queue: &Name, share: u32, entry: &mut Entry, taken: &mut Vec<Taken>, room: &mut Room) {
         let count = self.subscribers.len();
         self.turn = if count == 0 { 0 } else { (self.turn + 1) % count };
         let served: Vec<Lane> = self.backlog.iter().filter(|lane| self.can_serve(lane)).cloned().collect();
+        let before = entry.grants.len();
+        self.take_slots(queue, share, entry, taken, room);
+        // Another group may have been quicker: lanes without slots would go for nothing.
+        if entry.grants.len() == before {
+            return;
+        }
         for lane in served {
             if !fits(lane.queue.len() + lane.name.len() + ENVELOPE_BYTES, &mut room.lane_bytes) {
                 break;
@@ -213,11 +208,14 @@ impl Dispatch {
             self.backlog.remove(&lane);
             entry.lanes.push(lane);
         }
-        let (late, early): (Vec<_>, Vec<_>) =
-            self.subscribers.iter_mut().enumerate().partition(|(i, _)| *i < self.turn);
+    }
+
+    fn take_slots(&mut self, queue: &Name, share: u32, entry: &mut Entry, taken: &mut Vec<Taken>, room: &mut Room) {
+        let (late, early): (Vec<_>, Vec<_>) = self.subscribers.iter().enumerate().partition(|(i, _)| *i < self.turn);
         for (_, (session, subscriber)) in early.into_iter().chain(late) {
-            for (kind, offer) in [(WorkKind::Task, &mut subscriber.tasks), (WorkKind::Run, &mut subscriber.runs)] {
-                if offer.slots == 0 || room.grants == 0 || self.held.room(*session) == 0 {
+            for kind in [WorkKind::Task, WorkKind::Run] {
+                let (offer, free) = (subscriber.of(kind), subscriber.slots.free(kind));
+                if free == 0 || room.grants == 0 || self.held.room(*session) == 0 {
                     continue;
                 }
                 let known = find_names(entry, &offer.names);
@@ -225,24 +223,22 @@ impl Dispatch {
                 if !fits(bytes, &mut room.name_bytes) {
                     return;
                 }
+                let slots = subscriber.slots.take(kind, free.div_ceil(share));
+                // What the session has no room for stays offered until it has ended other leases.
+                let granted = self.held.grant(*session, slots);
+                subscriber.slots.add(kind, slots - granted);
+                if granted == 0 {
+                    continue;
+                }
                 room.grants -= 1;
                 let names = known.unwrap_or_else(|| {
                     entry.name_sets.push(offer.names.clone());
                     entry.name_sets.len() - 1
                 });
-                // What the session has no room for stays offered until it has ended other leases.
-                let slots = self.held.grant(*session, offer.slots);
-                offer.slots -= slots;
-                entry.grants.push(Grant { session: *session, queue: queue.clone(), kind, names: names as u32, slots });
-                taken.push(Taken { queue: queue.clone(), session: *session, epoch: subscriber.epoch, kind, slots });
+                let (session, epoch, from) = (*session, subscriber.epoch, subscriber.slots.clone());
+                entry.grants.push(Grant { session, queue: queue.clone(), kind, names: names as u32, slots: granted });
+                taken.push(Taken { session, epoch, kind, slots: granted, from });
             }
-        }
-    }
-
-    /// Returns slots that found no work.
-    pub fn give_back(&mut self, taken: &Taken, slots: u32) {
-        if let Some(offer) = self.offer(taken.session, taken.epoch, taken.kind) {
-            offer.slots = offer.slots.saturating_add(slots).min(CREDIT_MAX);
         }
     }
 
@@ -278,7 +274,7 @@ impl Dispatch {
             for kind in [WorkKind::Task, WorkKind::Run] {
                 let offer = subscriber.of(kind);
                 if let Some(service) = services.get_mut(&place(kind, &offer.names)) {
-                    service.free_slots += offer.slots.min(self.held.room(*session));
+                    service.free_slots += subscriber.slots.free(kind).min(self.held.room(*session));
                 }
             }
         }
@@ -288,7 +284,7 @@ impl Dispatch {
     fn serving(&self, kind: WorkKind, name: &Name) -> (u32, u32) {
         let subscribers = self.subscribers.iter().filter(|(_, subscriber)| subscriber.of(kind).serves(name));
         subscribers.fold((0, 0), |(workers, free), (session, subscriber)| {
-            (workers + 1, free + subscriber.of(kind).slots.min(self.held.room(*session)))
+            (workers + 1, free + subscriber.slots.free(kind).min(self.held.room(*session)))
         })
     }
 }
@@ -338,37 +334,48 @@ mod tests {
         Lane { queue: queue(), kind: WorkKind::Task, name: name.into() }
     }
 
-    fn subscribed() -> Dispatch {
-        let mut dispatch = Dispatch::default();
-        let subscribe = Subscribe { queue: queue(), tasks: vec!["send".into()], workflows: vec![] };
-        dispatch.subscribe(WORKER, Epoch(1), subscribe);
-        dispatch
+    fn serve(tasks: Vec<Name>) -> Subscribe {
+        Subscribe { queue: queue(), tasks, workflows: vec![] }
+    }
+
+    /// With a worker that serves "send", and its slots.
+    fn subscribed() -> (Dispatch, Arc<FreeSlots>) {
+        let (mut dispatch, slots) = (Dispatch::default(), Arc::new(FreeSlots::default()));
+        dispatch.subscribe(WORKER, Epoch(1), serve(vec!["send".into()]), slots.clone());
+        (dispatch, slots)
+    }
+
+    fn offered(slots: u32) -> Arc<FreeSlots> {
+        let free = Arc::new(FreeSlots::default());
+        free.add(WorkKind::Task, slots);
+        free
     }
 
     fn take(dispatch: &mut Dispatch) -> (Entry, Vec<Taken>) {
         let (mut entry, mut taken) = (Entry::default(), Vec::new());
-        dispatch.take(&queue(), &mut entry, &mut taken, &mut Room::default());
+        dispatch.take(&queue(), 1, &mut entry, &mut taken, &mut Room::default());
         (entry, taken)
     }
 
     #[test]
     fn an_entry_is_wanted_when_ready_work_meets_a_free_slot() {
-        let mut dispatch = subscribed();
+        let (mut dispatch, slots) = subscribed();
         assert!(!dispatch.lane_ready(lane("send")));
-        assert!(!dispatch.credit(WORKER, Epoch(0), WorkKind::Task, 1), "said on an earlier connection");
-        assert!(!dispatch.credit(WORKER, Epoch(1), WorkKind::Run, 1), "a slot of the other kind");
-        assert!(dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 1));
+        slots.add(WorkKind::Run, 1);
+        assert!(!dispatch.wants_entry(), "a slot of the other kind");
+        slots.add(WorkKind::Task, 1);
+        assert!(dispatch.wants_entry());
     }
 
     #[test]
     fn slots_and_lanes_travel_once_until_they_are_given_back_or_hinted_again() {
-        let mut dispatch = subscribed();
-        dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 3);
+        let (mut dispatch, slots) = subscribed();
+        slots.add(WorkKind::Task, 3);
         dispatch.lane_ready(lane("send"));
         let (entry, taken) = take(&mut dispatch);
         assert_eq!((entry.grants.len(), entry.grants[0].slots, entry.lanes.len()), (1, 3, 1));
         assert!(take(&mut dispatch).0.grants.is_empty());
-        dispatch.give_back(&taken[0], 2);
+        taken[0].from.add(WorkKind::Task, 2);
         assert!(!dispatch.wants_entry(), "the lane was not hinted again");
         assert!(dispatch.lane_ready(lane("send")));
         assert_eq!(take(&mut dispatch).0.grants[0].slots, 2);
@@ -376,8 +383,8 @@ mod tests {
 
     #[test]
     fn a_lane_that_nobody_serves_costs_nothing_and_says_why() {
-        let mut dispatch = subscribed();
-        dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 1);
+        let (mut dispatch, slots) = subscribed();
+        slots.add(WorkKind::Task, 1);
         assert!(!dispatch.lane_ready(lane("other")));
         assert!(dispatch.backlog.is_empty());
         assert_eq!(dispatch.why(WorkKind::Task, &"other".into()), Wait::NoWorker);
@@ -389,10 +396,8 @@ mod tests {
     #[test]
     fn a_late_word_on_an_earlier_connection_does_not_replace_what_was_said_on_the_newer() {
         let mut dispatch = Dispatch::default();
-        let serve = |task: &str| Subscribe { queue: queue(), tasks: vec![task.into()], workflows: vec![] };
-        dispatch.subscribe(WORKER, Epoch(2), serve("send"));
-        dispatch.credit(WORKER, Epoch(2), WorkKind::Task, 1);
-        dispatch.subscribe(WORKER, Epoch(1), serve("other"));
+        dispatch.subscribe(WORKER, Epoch(2), serve(vec!["send".into()]), offered(1));
+        dispatch.subscribe(WORKER, Epoch(1), serve(vec!["other".into()]), offered(1));
         dispatch.unsubscribe(WORKER, Epoch(1));
         assert!(dispatch.lane_ready(lane("send")));
     }
@@ -403,9 +408,7 @@ mod tests {
         let long = |worker: u8, i: usize| Name::from(format!("{}-{worker}-{i}", "n".repeat(240)));
         for worker in 0..8 {
             let tasks: Vec<Name> = (0..1_024).map(|i| long(worker, i)).collect();
-            let subscribe = Subscribe { queue: queue(), tasks, workflows: vec![] };
-            dispatch.subscribe(SessionId([worker; 16]), Epoch(1), subscribe);
-            dispatch.credit(SessionId([worker; 16]), Epoch(1), WorkKind::Task, 1);
+            dispatch.subscribe(SessionId([worker; 16]), Epoch(1), serve(tasks), offered(1));
             dispatch.lane_ready(lane(&long(worker, 7)));
         }
         let mut entries = 0;
@@ -430,10 +433,10 @@ mod tests {
 
     #[test]
     fn a_session_gets_no_more_than_it_may_hold_and_the_rest_of_its_slots_wait() {
-        let mut dispatch = subscribed();
+        let (mut dispatch, slots) = subscribed();
         let held = dispatch.held.clone();
         held.begin(BTreeMap::from([(WORKER, LEASES_PER_SESSION_MAX as u32 - 2)]));
-        dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 5);
+        slots.add(WorkKind::Task, 5);
         assert!(dispatch.lane_ready(lane("send")));
         let (entry, taken) = take(&mut dispatch);
         assert_eq!((entry.grants[0].slots, taken[0].slots), (2, 2));
@@ -455,8 +458,7 @@ mod tests {
             let names = |names: [&str; 2]| names.map(Name::from).to_vec();
             let tasks = names(if worker % 3 == 0 { ["a", "b"] } else { ["c", "b"] });
             let session = SessionId([worker; 16]);
-            dispatch.subscribe(session, Epoch(1), Subscribe { queue: queue(), tasks, workflows: vec![] });
-            dispatch.credit(session, Epoch(1), WorkKind::Task, 2);
+            dispatch.subscribe(session, Epoch(1), serve(tasks), offered(2));
         }
         let tasks = |dispatch: &Dispatch| {
             let tasks = dispatch.services().into_iter().filter(|service| service.kind == WorkKind::Task);
@@ -474,12 +476,19 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_left_gets_nothing_back() {
-        let mut dispatch = subscribed();
-        dispatch.credit(WORKER, Epoch(1), WorkKind::Task, 1);
-        let (_, taken) = take(&mut dispatch);
-        dispatch.unsubscribe(WORKER, Epoch(1));
-        dispatch.give_back(&taken[0], 1);
-        assert_eq!(dispatch.workers(), 0);
+    fn groups_share_slots_and_none_waits_for_another_to_leave_some() {
+        let (mut one, slots) = subscribed();
+        let mut other = Dispatch::default();
+        other.subscribe(WORKER, Epoch(1), serve(vec!["send".into()]), slots.clone());
+        slots.add(WorkKind::Task, 3);
+        let take_half = |dispatch: &mut Dispatch| {
+            dispatch.lane_ready(lane("send"));
+            let (mut entry, mut taken) = (Entry::default(), Vec::new());
+            dispatch.take(&queue(), 2, &mut entry, &mut taken, &mut Room::default());
+            (entry.grants.iter().map(|grant| grant.slots).sum::<u32>(), entry.lanes.len())
+        };
+        assert_eq!([take_half(&mut one), take_half(&mut other)], [(2, 1), (1, 1)]);
+        assert_eq!(take_half(&mut one), (0, 0), "a lane that found no slot stays known");
+        assert_eq!(one.lanes(), 1);
     }
 }

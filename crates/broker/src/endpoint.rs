@@ -5,23 +5,20 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use coda_protocol::frame::{CLOSE_SHUTDOWN, Frame, FrameError, Hello, Welcome};
-use coda_protocol::ids::NodeId;
 use coda_protocol::limits::{FRAME_BYTES_MAX, PAYLOAD_STREAMS_MAX};
 use coda_protocol::version::{ALPN_CLIENT, WIRE_VERSIONS, agree};
 use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream, TransportConfig, VarInt};
-use ractor::ActorRef;
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::config::{CONNECTIONS_MAX, HELLO_BYTES_MAX, HELLO_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE};
 use crate::connection;
+use crate::host::Host;
 use crate::identity::{self, CurrentIdentity, NodeIdentity, PeerIdentity, QuicKeys};
-use crate::messages::SupervisorMsg;
-use crate::router::Router;
 use crate::sessions::Sessions;
 
 /// Bytes asked of the socket at once.
@@ -29,17 +26,6 @@ pub const READ_BYTES: usize = 64 << 10;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-
-/// What every connection of the node shares.
-#[derive(Clone)]
-pub struct Host {
-    pub node: NodeId,
-    pub incarnation: u64,
-    pub started: Instant,
-    pub sessions: Sessions,
-    pub supervisor: ActorRef<SupervisorMsg>,
-    pub led: watch::Receiver<Option<Router>>,
-}
 
 #[derive(Debug, Error)]
 pub enum EndpointError {
@@ -183,12 +169,7 @@ async fn serve(connection: Connection, host: Host) {
     };
     match timeout(HELLO_TIMEOUT, welcome(heard, &host)).await {
         Ok(Some(greeted)) => connection::open(connection, host, greeted).await,
-        Ok(None) => {}
-        // It can try again: the node may be looking for a leader.
-        Err(_) => {
-            debug!(%peer, "no leader in time");
-            connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"no leader yet, try again");
-        }
+        Ok(None) | Err(_) => debug!(%peer, "a client was gone before it was welcome"),
     }
 }
 
@@ -221,7 +202,6 @@ pub struct Greeted {
     pub recv: RecvStream,
     pub buffer: BytesMut,
     pub hello: Hello,
-    pub router: Router,
 }
 
 /// A client that said hello, in a version we speak.
@@ -258,11 +238,9 @@ async fn hear(connection: &Connection) -> Result<Heard, Greeting> {
     Ok(Heard { send, recv, buffer, hello, version })
 }
 
-/// Waits for a leader and says welcome: whoever is welcome can be served. None when the client is gone.
+/// Says welcome. None when the client is gone.
 async fn welcome(heard: Heard, host: &Host) -> Option<Greeted> {
     let Heard { mut send, recv, buffer, hello, version } = heard;
-    let mut led = host.led.clone();
-    let router = led.wait_for(Option::is_some).await.ok()?.clone()?;
     let welcome = Welcome {
         version,
         node: host.node,
@@ -272,7 +250,7 @@ async fn welcome(heard: Heard, host: &Host) -> Option<Greeted> {
     let mut out = Vec::new();
     Frame::Welcome(welcome).encode(&mut out);
     send.write_all(&out).await.ok()?;
-    Some(Greeted { send, recv, buffer, hello, router })
+    Some(Greeted { send, recv, buffer, hello })
 }
 
 /// Tells every client to come back, to this node's successor or another.

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use coda_engine::query;
 use coda_engine::recover::recover;
+use coda_protocol::push::Push;
 use coda_raft_store::group::Group;
-use coda_raft_store::store::NodeStore;
 use parking_lot::RwLock;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::clock::Clock;
@@ -17,28 +16,25 @@ use crate::messages::{AbortOnDrop, LeaderMsg, SupervisorMsg};
 use crate::proposer::{self, ProposerLoop};
 use crate::queue::Queue;
 use crate::router::{Granted, Router, Shared};
+use crate::routes::Routes;
 use crate::sessions::Sessions;
 use crate::timer::Timer;
 use crate::workflow::Workflow;
-
-/// Where sessions find the leader: set once it has recovered, unset when it ends.
-pub type Led = watch::Sender<Option<Router>>;
 
 pub struct Leader;
 
 pub struct LeaderArgs {
     pub group: Group,
-    pub store: NodeStore,
     pub term: u64,
     pub sessions: Sessions,
     pub clock: Arc<dyn Clock>,
     pub supervisor: ActorRef<SupervisorMsg>,
-    pub led: Arc<Led>,
+    /// Where sessions find the leader: from when it has recovered until it ends.
+    pub routes: Routes,
 }
 
 pub struct LeaderState {
     router: Router,
-    led: Arc<Led>,
     _proposer: AbortOnDrop,
 }
 
@@ -53,10 +49,10 @@ impl Actor for Leader {
         let router = Router {
             shared: Arc::new(Shared {
                 group: args.group.clone(),
-                store: args.store,
                 term: args.term,
                 counters: Default::default(),
                 sessions: args.sessions,
+                routes: args.routes.clone(),
                 waiters: Default::default(),
                 proposer,
                 leader: me.clone(),
@@ -69,12 +65,12 @@ impl Actor for Leader {
             }),
         };
         let turns = ProposerLoop::new(inbox, args.group.clone(), args.clock, router.clone());
-        let lead = lead(args.group, args.term, router.clone(), args.led.clone(), turns);
+        let lead = lead(args.group, args.term, router.clone(), turns);
         let task = tokio::spawn(async move {
             let mut end = ProposerEnd { leader: me, why: "the proposer failed" };
             end.why = lead.await;
         });
-        Ok(LeaderState { router, led: args.led, _proposer: AbortOnDrop(task) })
+        Ok(LeaderState { router, _proposer: AbortOnDrop(task) })
     }
 
     async fn handle(
@@ -137,7 +133,8 @@ impl Actor for Leader {
     }
 
     async fn post_stop(&self, _: ActorRef<LeaderMsg>, state: &mut LeaderState) -> Result<(), ActorProcessingErr> {
-        state.led.send_replace(None);
+        let Shared { routes, group, term, .. } = &*state.router.shared;
+        routes.end(group.id(), *term);
         Ok(())
     }
 }
@@ -155,16 +152,19 @@ impl Drop for ProposerEnd {
 }
 
 /// Waits until all of earlier terms is applied, derives from state what effects would have said, then proposes.
-async fn lead(group: Group, term: u64, router: Router, led: Arc<Led>, turns: ProposerLoop) -> &'static str {
+async fn lead(group: Group, term: u64, router: Router, turns: ProposerLoop) -> &'static str {
     if let Err(error) = group.linearize().await {
-        info!(%error, term, "leadership ended before it began");
+        info!(group = group.id().0, %error, term, "leadership ended before it began");
         return "leadership ended before it began";
     }
     let (position, effects, held) =
         router.read(|view, position| (position, recover(view, group.id()), query::leases_held(view, group.id())));
     router.shared.held.begin(held);
-    info!(term, index = position.index, effects = effects.len(), "leading");
+    info!(group = group.id().0, term, index = position.index, effects = effects.len(), "leading");
     router.effects(position, effects, &Granted::default()).await;
-    led.send_replace(Some(router));
+    let Shared { routes, sessions, .. } = &*router.shared.clone();
+    let leader = router.leader(group.node());
+    routes.begin(router);
+    sessions.push_all(&Push::Leader(leader));
     turns.run().await
 }

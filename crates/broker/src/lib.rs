@@ -15,6 +15,7 @@ pub mod node;
 // From the socket to the log.
 mod connection;
 mod endpoint;
+mod host;
 mod outbox;
 mod proposer;
 mod session;
@@ -26,10 +27,12 @@ pub mod peers;
 // What leading a group means.
 mod describe;
 mod dispatch;
+mod free_slots;
 mod held;
 mod leader;
 mod queue;
 mod router;
+mod routes;
 mod timer;
 mod waiters;
 mod workflow;

@@ -1,26 +1,33 @@
 //! Everything actors say to each other, on one page.
 
-use coda_protocol::ids::{SessionId, Timestamp};
+use std::sync::Arc;
+
+use coda_protocol::ids::{GroupId, SessionId, Timestamp};
 use coda_protocol::request::Subscribe;
+use coda_raft_store::group::{Group, Leadership};
 use ractor::{ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
 
 use crate::dispatch::Epoch;
+use crate::free_slots::FreeSlots;
 use crate::outbox::{MemoRoom, Outbox};
 use crate::workflow::Delivery;
 
 /// To the root: what happens to sessions, groups and the node.
 pub enum SupervisorMsg {
-    /// This node leads the group in this term, or does not any more.
+    /// The group has a replica on this node from now on.
+    Host(Group),
+    /// Who leads the group has changed.
     Leadership {
-        leads: Option<u64>,
+        group: GroupId,
+        now: Leadership,
     },
     /// A connection ended; `goodbye` when its session ended with it.
     SessionClosed {
         session: SessionId,
         goodbye: bool,
     },
-    /// The session holds leases and is not connected.
+    /// The session holds leases of a group that is led anew, and is perhaps not connected.
     SessionAway {
         session: SessionId,
     },
@@ -51,6 +58,7 @@ pub struct Subscription {
     pub epoch: Epoch,
     pub outbox: Outbox,
     pub subscribe: Subscribe,
+    pub slots: Arc<FreeSlots>,
 }
 
 /// To a queue's actor. Subscriptions, credits and hints come from outside, without a bound, and so not through a mailbox:

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use coda_protocol::ids::GroupId;
+use coda_protocol::cluster::{ClusterMap, MapGroup, MapNode, NodeState};
+use coda_protocol::ids::{ClusterId, GroupId};
+use coda_protocol::slots::SlotMap;
 use coda_raft_store::error::StoreError;
 use coda_raft_store::group::{Group, GroupOptions};
 use coda_raft_store::peers::NoPeers;
 use coda_raft_store::store::{NodeStore, StoreOptions};
-use ractor::{Actor, ActorRef};
+use parking_lot::RwLock;
+use ractor::Actor;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,17 +23,15 @@ use tracing::{info, warn};
 use crate::clock::{Clock, SystemClock};
 use crate::config::SHUTDOWN_TIMEOUT;
 pub use crate::config::{Certificates, NodeConfig};
-use crate::endpoint::{self, Admission, EndpointError, Host};
+use crate::endpoint::{self, Admission, EndpointError};
+use crate::host::Host;
 use crate::identity::{self, CurrentIdentity, IdentityError, QuicKeys, Reloader, Source};
 use crate::messages::{AbortOnDrop, SupervisorMsg};
-use crate::router::Router;
+use crate::routes::Routes;
 use crate::sessions::Sessions;
 use crate::supervisor::{Supervisor, SupervisorArgs};
 use crate::usage;
 pub use crate::usage::Usage;
-
-/// The one data group of a node that runs alone.
-const GROUP: GroupId = GroupId(1);
 
 /// A running node.
 pub struct Node {
@@ -41,11 +42,8 @@ pub struct Node {
     accepting: JoinHandle<()>,
     rotating: [AbortOnDrop; 2],
     watching: JoinHandle<()>,
-    supervisor: ActorRef<SupervisorMsg>,
-    group: Group,
-    store: NodeStore,
-    sessions: Sessions,
-    led: watch::Receiver<Option<Router>>,
+    host: Host,
+    groups: Vec<Group>,
     failed: watch::Receiver<Option<String>>,
 }
 
@@ -108,56 +106,49 @@ impl Node {
         let rotating = [reloading, AbortOnDrop(following)];
         let address = endpoint.local_addr().map_err(|why| EndpointError::Bind { address: config.listen, why })?;
 
-        let group = Group::start(store.clone(), GroupOptions::new(GROUP, config.node), Arc::new(NoPeers)).await?;
-        group.initialize_single().await.map_err(|error| StartError::Group(error.to_string()))?;
+        let mut groups = Vec::new();
+        for group in 1..=u32::from(config.groups) {
+            let options = GroupOptions::new(GroupId(group), config.node);
+            let group = Group::start(store.clone(), options, Arc::new(NoPeers)).await?;
+            group.initialize_single().await.map_err(|error| StartError::Group(error.to_string()))?;
+            groups.push(group);
+        }
+        let map = alone(&config, &identity, address);
 
-        let (incarnation, started) = (clock.now().0, clock.instant());
-        let sessions = Sessions::default();
-        let (led, led_watch) = watch::channel(None);
+        let (incarnation, started) = (store.incarnation(), clock.instant());
+        let (sessions, routes) = (Sessions::default(), Routes::default());
         let (failed_tell, failed) = watch::channel(None);
-        let args = SupervisorArgs {
-            group: group.clone(),
-            store: store.clone(),
-            sessions: sessions.clone(),
-            clock,
-            led: Arc::new(led),
-            failed: failed_tell.clone(),
-        };
+        let args =
+            SupervisorArgs { sessions: sessions.clone(), clock, routes: routes.clone(), failed: failed_tell.clone() };
         let (supervisor, supervising) = Actor::spawn(None, Supervisor, args).await?;
-        let watching = tokio::spawn(watch_leadership(group.clone(), supervisor.clone(), supervising, failed_tell));
+        let watching = tokio::spawn(async move {
+            let _ = supervising.await;
+            failed_tell.send_replace(Some("the supervisor failed".into()));
+        });
+        let mut led = routes.changes();
+        for group in &groups {
+            drop(supervisor.cast(SupervisorMsg::Host(group.clone())));
+        }
         let host = Host {
             node: config.node,
             incarnation,
             started,
-            sessions: sessions.clone(),
-            supervisor: supervisor.clone(),
-            led: led_watch.clone(),
+            store,
+            sessions,
+            supervisor,
+            routes,
+            map: Arc::new(RwLock::new(Arc::new(map))),
         };
-        let accepting = tokio::spawn(endpoint::accept(endpoint.clone(), host));
+        let accepting = tokio::spawn(endpoint::accept(endpoint.clone(), host.clone()));
 
         if let Certificates::Own = config.certificates {
             let path = dir.join("client.json");
             write_client_json(&path, address).map_err(|why| StartError::Folder { path, why })?;
         }
-        let mut led = led_watch.clone();
-        let node = Self {
-            address,
-            ca_path,
-            identity,
-            endpoint,
-            accepting,
-            rotating,
-            watching,
-            supervisor,
-            group,
-            store,
-            sessions,
-            led: led_watch,
-            failed,
-        };
+        let node = Self { address, ca_path, identity, endpoint, accepting, rotating, watching, host, groups, failed };
         // Ready means ready: a client that connects now is served.
         let failed = tokio::select! {
-            _ = led.wait_for(Option::is_some) => None,
+            _ = led.wait_for(|_| node.host.routes.count() == node.groups.len()) => None,
             why = node.failed() => Some(why),
         };
         if let Some(why) = failed {
@@ -187,8 +178,7 @@ impl Node {
 
     /// How much the node holds for its clients.
     pub async fn usage(&self) -> Usage {
-        let router = self.led.borrow().clone();
-        usage::count(&self.supervisor, &self.sessions, router).await
+        usage::count(&self.host).await
     }
 
     /// Resolves if the node cannot go on; says why.
@@ -206,17 +196,19 @@ impl Node {
         self.watching.abort();
         // It holds the endpoint, whose address a successor in this process may want.
         drop(self.rotating);
-        if ractor::call!(self.supervisor, SupervisorMsg::Shutdown).is_err() {
+        let Host { supervisor, store, .. } = self.host;
+        if ractor::call!(supervisor, SupervisorMsg::Shutdown).is_err() {
             warn!("the supervisor was gone before the shutdown");
         }
         self.endpoint
             .close(quinn::VarInt::from_u32(coda_protocol::frame::CLOSE_SHUTDOWN), b"the node is shutting down");
         drop(timeout(SHUTDOWN_TIMEOUT, self.endpoint.wait_idle()).await);
-        drop(self.supervisor.stop_and_wait(None, Some(SHUTDOWN_TIMEOUT)).await);
-        self.group.shutdown().await;
+        drop(supervisor.stop_and_wait(None, Some(SHUTDOWN_TIMEOUT)).await);
+        for group in &self.groups {
+            group.shutdown().await;
+        }
         // The store closes once nobody holds it.
-        drop(self.group);
-        let store = self.store;
+        drop(self.groups);
         match tokio::task::spawn_blocking(|| store.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the store did not close cleanly; nothing acknowledged is lost"),
@@ -250,32 +242,22 @@ fn identify(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Identified, I
     }
 }
 
-/// Turns changes of leadership into messages to the root, and its end into the node's.
-async fn watch_leadership(
-    group: Group,
-    supervisor: ActorRef<SupervisorMsg>,
-    mut supervising: JoinHandle<()>,
-    failed: watch::Sender<Option<String>>,
-) {
-    let mut leadership = group.leadership();
-    loop {
-        let leads = {
-            let now = leadership.borrow_and_update();
-            if let Some(why) = &now.failure {
-                failed.send_replace(Some(why.clone()));
-            }
-            now.is_me.then_some(now.term)
-        };
-        drop(supervisor.cast(SupervisorMsg::Leadership { leads }));
-        tokio::select! {
-            changed = leadership.changed() => if changed.is_err() {
-                return;
-            },
-            _ = &mut supervising => {
-                failed.send_replace(Some("the supervisor failed".into()));
-                return;
-            }
-        }
+/// The map of a cluster of this node alone.
+fn alone(config: &NodeConfig, identity: &CurrentIdentity, address: SocketAddr) -> ClusterMap {
+    let node = MapNode {
+        node: config.node,
+        client_addr: address.to_string().into(),
+        zone: "".into(),
+        state: NodeState::Active,
+    };
+    let group = |group| MapGroup { group: GroupId(group), voters: vec![config.node], leader: Some(config.node) };
+    ClusterMap {
+        version: 1,
+        cluster: identity.get().cluster.unwrap_or(ClusterId([0; 16])),
+        commands_version: 1,
+        nodes: vec![node],
+        groups: (1..=u32::from(config.groups)).map(group).collect(),
+        slots: SlotMap::even(config.groups),
     }
 }
 

@@ -280,8 +280,12 @@ fn weight(frame: &Frame) -> usize {
             Reply::Task(task) => ended(&task.outcome) + failed(&task.last_failure),
             Reply::Done | Reply::Started { .. } | Reply::Node(_) | Reply::TokenCreated { .. } => 0,
         },
-        Frame::Push(Push::LeaseLost { .. })
-        | Frame::Push(Push::MemoEnd { .. })
+        Frame::Push(Push::Map(map)) => {
+            map.nodes.iter().map(|node| node.client_addr.len() + ROW_BYTES).sum::<usize>()
+                + map.groups.len() * ROW_BYTES
+                + map.slots.ranges().count() * size_of::<u64>()
+        }
+        Frame::Push(Push::LeaseLost { .. } | Push::MemoEnd { .. } | Push::Leader(_))
         | Frame::Answer { .. }
         | Frame::Hello { .. }
         | Frame::Welcome(_)

@@ -21,7 +21,7 @@ use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::{Answer, Reply};
 use coda_protocol::request::{SpawnStep, StepKey};
 use coda_raft_store::group::{Committed, Group, ProposeError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
@@ -30,19 +30,36 @@ use crate::dispatch::{Epoch, Taken};
 use crate::outbox::Outbox;
 use crate::router::{Granted, Router};
 
-/// Where an answer goes.
-pub enum ReplyTo {
+/// Where an answer goes. One that is dropped unanswered refuses: whoever asked asks again, wherever the group is led then.
+pub struct ReplyTo(Option<Asker>);
+
+enum Asker {
     Session { session: SessionId, epoch: Epoch, outbox: Outbox, id: u64 },
-    Nobody,
+    Local(oneshot::Sender<(Position, Result<Reply, Refusal>)>),
 }
 
 impl ReplyTo {
-    pub fn answer(self, position: Position, result: Result<Reply, Refusal>) {
-        match self {
-            Self::Session { outbox, id, .. } => {
-                outbox.send(Frame::Answer { id, answer: Answer { position, result } });
-            }
-            Self::Nobody => {}
+    #[must_use]
+    pub fn session_of(session: SessionId, epoch: Epoch, outbox: Outbox, id: u64) -> Self {
+        Self(Some(Asker::Session { session, epoch, outbox, id }))
+    }
+
+    /// With the answer, for somebody on this node.
+    pub fn local() -> (impl Future<Output = (Position, Result<Reply, Refusal>)> + Send, Self) {
+        let (sender, answer) = oneshot::channel();
+        let lost = || (Position::default(), Err(Unavailable::NotLeader { leader: None }.into()));
+        (async move { answer.await.unwrap_or_else(|_| lost()) }, Self(Some(Asker::Local(sender))))
+    }
+
+    /// Nobody has asked to be answered.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self(None)
+    }
+
+    pub fn answer(mut self, position: Position, result: Result<Reply, Refusal>) {
+        if let Some(asker) = self.0.take() {
+            asker.answer(position, result);
         }
     }
 
@@ -53,18 +70,38 @@ impl ReplyTo {
     /// The connection that waits for it.
     #[must_use]
     pub fn session(&self) -> Option<(SessionId, Epoch)> {
-        match self {
-            Self::Session { session, epoch, .. } => Some((*session, *epoch)),
-            Self::Nobody => None,
+        match self.0.as_ref()? {
+            Asker::Session { session, epoch, .. } => Some((*session, *epoch)),
+            Asker::Local(_) => None,
         }
     }
 
     /// Whether nobody is there to be answered any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {
+        match &self.0 {
+            Some(Asker::Session { outbox, .. }) => outbox.is_closed(),
+            Some(Asker::Local(sender)) => sender.is_closed(),
+            None => true,
+        }
+    }
+}
+
+impl Drop for ReplyTo {
+    fn drop(&mut self) {
+        if let Some(asker) = self.0.take() {
+            asker.answer(Position::default(), Err(Unavailable::NotLeader { leader: None }.into()));
+        }
+    }
+}
+
+impl Asker {
+    fn answer(self, position: Position, result: Result<Reply, Refusal>) {
         match self {
-            Self::Session { outbox, .. } => outbox.is_closed(),
-            Self::Nobody => true,
+            Self::Session { outbox, id, .. } => {
+                outbox.send(Frame::Answer { id, answer: Answer { position, result } });
+            }
+            Self::Local(sender) => drop(sender.send((position, result))),
         }
     }
 }
@@ -118,7 +155,7 @@ impl Proposer {
     /// As [`Proposer::insist`], for those who cannot wait.
     pub fn insist_soon(&self, command: Command) {
         let proposer = self.clone();
-        tokio::spawn(async move { proposer.insist(command, ReplyTo::Nobody).await });
+        tokio::spawn(async move { proposer.insist(command, ReplyTo::nobody()).await });
     }
 
     /// Ready work has met a free slot: make an entry even without commands.

@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use coda_engine::entry::Lane;
 use coda_engine::query;
-use coda_protocol::ids::{Name, SessionId};
-use coda_protocol::request::Credit;
+use coda_protocol::ids::Name;
 use coda_raft_store::group::Group;
 use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::dispatch::{Dispatch, Epoch};
+use crate::dispatch::Dispatch;
 use crate::held::Held;
 use crate::messages::{LeaderMsg, QueueMsg, Subscription};
 use crate::proposer::Proposer;
@@ -28,15 +27,15 @@ pub struct QueueHandle {
 }
 
 impl QueueHandle {
-    /// A session serves the queue, with no free slots yet.
+    /// A session serves the queue.
     pub fn subscribe(&self, subscription: &Subscription) {
-        let Subscription { session, epoch, subscribe, .. } = subscription;
-        self.dispatch.lock().subscribe(*session, *epoch, subscribe.clone());
+        let Subscription { session, epoch, subscribe, slots, .. } = subscription;
+        self.dispatch.lock().subscribe(*session, *epoch, subscribe.clone(), slots.clone());
     }
 
-    /// Adds free slots, before anything the same session says next.
-    pub fn credit(&self, session: SessionId, epoch: Epoch, credit: &Credit) {
-        if self.dispatch.lock().credit(session, epoch, credit.kind, credit.slots) {
+    /// Slots of a subscriber have become free.
+    pub fn slots_added(&self) {
+        if self.dispatch.lock().wants_entry() {
             self.proposer.kick();
         }
     }
@@ -97,7 +96,10 @@ impl QueueState {
             let mut lanes: Vec<Lane> = service.names.iter().map(lane).collect();
             self.group.read(|view, _| lanes.retain(|lane| query::is_ready(view, self.group.id(), lane)));
             let mut dispatch = self.dispatch.lock();
-            if lanes.into_iter().fold(false, |wanted, lane| dispatch.lane_ready(lane) || wanted) {
+            for lane in lanes {
+                dispatch.lane_ready(lane);
+            }
+            if dispatch.wants_entry() {
                 self.proposer.kick();
             }
         }

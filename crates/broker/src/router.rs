@@ -10,13 +10,12 @@ use coda_engine::effect::Effect;
 use coda_engine::entry::{Entry, Lane};
 use coda_engine::kv::Read;
 use coda_engine::query;
-use coda_protocol::ids::{LeaseId, Name, Position, RunId, SessionId, Work, WorkKind};
-use coda_protocol::push::{MEMO_PAGES_OPEN, Push};
+use coda_protocol::ids::{LeaseId, Name, NodeId, Position, RunId, SessionId, Work, WorkKind};
+use coda_protocol::push::{GroupLeader, MEMO_PAGES_OPEN, Push};
 use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::Reply;
 use coda_protocol::request::{Release, Subscribe};
 use coda_raft_store::group::Group;
-use coda_raft_store::store::NodeStore;
 use parking_lot::RwLock;
 use ractor::{ActorRef, call};
 
@@ -27,6 +26,7 @@ use crate::messages::{LeaderMsg, Subscription, SupervisorMsg, TimerMsg, Workflow
 use crate::outbox::Outbox;
 use crate::proposer::{Proposer, ReplyTo};
 use crate::queue::QueueHandle;
+use crate::routes::Routes;
 use crate::sessions::Sessions;
 use crate::waiters::Waiters;
 use crate::workflow::Delivery;
@@ -39,11 +39,12 @@ pub struct Router {
 
 pub struct Shared {
     pub group: Group,
-    pub store: NodeStore,
     /// Of this leadership.
     pub term: u64,
     pub counters: Counters,
     pub sessions: Sessions,
+    /// The other groups that are led here.
+    pub routes: Routes,
     pub waiters: Waiters,
     pub proposer: Proposer,
     pub leader: ActorRef<LeaderMsg>,
@@ -68,6 +69,12 @@ pub struct Counters {
 }
 
 impl Router {
+    /// What sessions are told of this leadership.
+    #[must_use]
+    pub fn leader(&self, node: NodeId) -> GroupLeader {
+        GroupLeader { group: self.shared.group.id(), term: self.shared.term, leader: Some(node) }
+    }
+
     /// Reads applied state at one moment.
     pub fn read<T>(&self, read: impl FnOnce(&dyn Read, Position) -> T) -> T {
         let Shared { group, term, .. } = &*self.shared;
@@ -162,11 +169,11 @@ impl Router {
         }
     }
 
-    /// A session serves a queue from now on, with no free slots yet. The first subscriber starts the queue's actor.
+    /// A session serves a queue from now on. The first subscriber starts the queue's actor.
     ///
     /// # Errors
     /// When the leader is gone, or serves too many queues already.
-    pub async fn subscribe(&self, subscription: Subscription) -> Result<QueueHandle, Unavailable> {
+    pub async fn subscribe(&self, subscription: Subscription) -> Result<(), Unavailable> {
         let Subscribe { queue, tasks, workflows } = &subscription.subscribe;
         let names = |kind, names: &[Name]| {
             let lane = |name: &Name| Lane { queue: queue.clone(), kind, name: name.clone() };
@@ -190,7 +197,14 @@ impl Router {
         let group = self.shared.group.id();
         self.read(|view, _| lanes.retain(|lane| query::is_ready(view, group, lane)));
         lanes.into_iter().for_each(|lane| queue.lane_ready(lane));
-        Ok(queue)
+        Ok(())
+    }
+
+    /// A subscriber of the queue has free slots.
+    pub fn slots_added(&self, queue: &Name) {
+        if let Some(queue) = self.shared.queues.read().get(queue) {
+            queue.slots_added();
+        }
     }
 
     /// Under the lock, so that the queue cannot be dropped for want of subscribers meanwhile.
@@ -221,6 +235,7 @@ impl Router {
     /// Moves free slots into an entry: those of the queues that its commands touch, and wherever ready work waits.
     pub fn take_grants(&self, touched: Option<&BTreeSet<Name>>, entry: &mut Entry, taken: &mut Vec<Taken>) {
         let mut room = Room::default();
+        let share = self.shared.routes.count().max(1) as u32;
         let queues = self.shared.queues.read();
         // Each entry starts with another queue, so that none is always the last under the bounds of an entry.
         let first = self.shared.turn.fetch_add(1, Ordering::Relaxed) % queues.len().max(1);
@@ -230,21 +245,22 @@ impl Router {
             }
             let mut dispatch = queue.dispatch.lock();
             if touched.is_some_and(|touched| touched.contains(name)) || dispatch.wants_entry() {
-                dispatch.take(name, entry, taken, &mut room);
+                dispatch.take(name, share, entry, taken, &mut room);
             }
         }
     }
 
     /// An entry is committed: returns slots that found no work.
     pub fn give_back(&self, taken: &[Taken], unused: &[u32]) {
-        let queues = self.shared.queues.read();
+        let mut any = false;
         for (taken, unused) in taken.iter().zip(unused) {
             self.shared.held.committed(taken.session, taken.slots, *unused);
-            if *unused > 0
-                && let Some(queue) = queues.get(&taken.queue)
-            {
-                queue.dispatch.lock().give_back(taken, *unused);
-            }
+            taken.from.add(taken.kind, *unused);
+            any |= *unused > 0;
+        }
+        if any && self.shared.routes.count() > 1 {
+            let wanting = |router: &Router| router.shared.group.id() != self.shared.group.id() && router.wants_entry();
+            self.shared.routes.all().iter().filter(|router| wanting(router)).for_each(|r| r.shared.proposer.kick());
         }
     }
 

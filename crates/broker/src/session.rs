@@ -4,27 +4,29 @@
 //! that a panic in any of them closes that connection and nothing else.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coda_engine::command::Command;
 use coda_protocol::frame::{CLOSE_REPLACED, Frame, FrameError};
-use coda_protocol::ids::{Name, NodeId, Position, SessionId, Work, check_name};
+use coda_protocol::ids::{GroupId, Name, Position, SessionId, Slot, Slotted, Work, check_name};
 use coda_protocol::limits::{LEASES_PER_SESSION_MAX, REQUESTS_IN_FLIGHT_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::{LaneList, QueueCursor, QueueDescription, QueuePage, Reply};
-use coda_protocol::request::{Credit, Request, Subscribe};
+use coda_protocol::request::{Credit, Request, Resume, Subscribe};
 use parking_lot::Mutex;
 use quinn::VarInt;
-use tokio::time::Instant;
 use tracing::warn;
 
-use crate::describe;
+use crate::config::RETRY_AFTER_MS;
+use crate::describe::{self, Described};
 use crate::dispatch::Epoch;
+use crate::free_slots::FreeSlots;
+use crate::host::Host;
 use crate::messages::Subscription;
 use crate::outbox::Outbox;
 use crate::proposer::ReplyTo;
-use crate::queue::QueueHandle;
 use crate::router::Router;
 
 /// What a connection's requests are answered with.
@@ -32,20 +34,24 @@ pub struct Session {
     pub id: SessionId,
     pub epoch: Epoch,
     pub outbox: Outbox,
-    /// The leader at the time of the handshake: when it ends, so does the connection.
-    pub router: Router,
-    pub node: NodeId,
-    pub node_started: Instant,
-    /// The queues it serves.
-    pub queues: Mutex<BTreeMap<Name, QueueHandle>>,
-    /// What is said, or complained about, once.
-    pub once: Once,
+    pub host: Host,
+    pub serving: Mutex<Serving>,
+    /// Complained about once.
+    pub told_full: AtomicBool,
 }
 
+/// What a connection has said about its work.
 #[derive(Default)]
-pub struct Once {
-    resumed: AtomicBool,
-    full: AtomicBool,
+pub struct Serving {
+    queues: BTreeMap<Name, Served>,
+    /// The groups whose work may be leased to it, each since a leadership to which it said what it holds.
+    resumed: BTreeMap<GroupId, u64>,
+}
+
+#[derive(Clone)]
+struct Served {
+    subscribe: Subscribe,
+    slots: Arc<FreeSlots>,
 }
 
 impl Session {
@@ -68,53 +74,51 @@ impl Session {
 
     async fn on_request(&self, id: u64, request: Request) {
         let reply = match id {
-            0 => ReplyTo::Nobody,
+            0 => ReplyTo::nobody(),
             id => {
-                let reply = ReplyTo::Session { session: self.id, epoch: self.epoch, outbox: self.outbox.clone(), id };
+                let reply = ReplyTo::session_of(self.id, self.epoch, self.outbox.clone(), id);
                 if self.outbox.expect_answer() > REQUESTS_IN_FLIGHT_MAX {
-                    return reply.refuse(Unavailable::Overloaded { retry_after_ms: crate::config::RETRY_AFTER_MS });
+                    return reply.refuse(Unavailable::Overloaded { retry_after_ms: RETRY_AFTER_MS });
                 }
                 reply
             }
         };
         match request {
-            Request::StartRun(start) => self.command(Command::StartRun(start), reply),
-            Request::SubmitTask(submit) => self.command(Command::SubmitTask(submit), reply),
-            Request::AwaitRun(run) => self.router.shared.proposer.wait_for(Work::Run(run), reply),
-            Request::AwaitTask(task) => self.router.shared.proposer.wait_for(Work::Task(task), reply),
+            Request::StartRun(start) => self.command(start.run.slot(), Command::StartRun(start), reply),
+            Request::SubmitTask(submit) => self.command(submit.task.slot(), Command::SubmitTask(submit), reply),
+            Request::AwaitRun(run) => self.wait_for(Work::Run(run), reply),
+            Request::AwaitTask(task) => self.wait_for(Work::Task(task), reply),
             Request::Subscribe(subscribe) => self.subscribe(subscribe, reply).await,
             Request::Credit(credit) => self.credit(&credit, reply),
-            Request::Resume(resume) => {
-                self.resume(Command::ResumeSession { session: self.id, held: resume.held }, reply).await;
-            }
-            Request::Spawn(spawn) => self.command(Command::Spawn(spawn), reply),
-            Request::RecordStep(record) => self.command(Command::RecordStep(record), reply),
-            Request::CompleteTask(complete) => self.command(Command::CompleteTask(complete), reply),
-            Request::CompleteRun(complete) => self.command(Command::CompleteRun(complete), reply),
-            Request::Release(release) => self.command(Command::Release(release), reply),
-            Request::ParkRun(park) => self.command(Command::ParkRun(park), reply),
+            Request::Resume(resume) => self.resume(resume, reply).await,
+            Request::Spawn(spawn) => self.command(spawn.run.slot(), Command::Spawn(spawn), reply),
+            Request::RecordStep(record) => self.command(record.run.slot(), Command::RecordStep(record), reply),
+            Request::CompleteTask(done) => self.command(done.task.slot(), Command::CompleteTask(done), reply),
+            Request::CompleteRun(done) => self.command(done.run.slot(), Command::CompleteRun(done), reply),
+            Request::Release(release) => self.command(release.work.slot(), Command::Release(release), reply),
+            Request::ParkRun(park) => self.command(park.run.slot(), Command::ParkRun(park), reply),
             Request::EndSession(session) => {
-                if let Some(one) = self.router.shared.sessions.find(session) {
+                if let Some(one) = self.host.sessions.find(session) {
                     one.connection.close(VarInt::from_u32(CLOSE_REPLACED), b"session ended");
                 }
-                self.command(Command::EndSession { session }, reply);
+                self.everywhere(Command::EndSession { session }, reply);
             }
+            Request::PauseQueue(queue) => self.everywhere(Command::PauseQueue { queue }, reply),
+            Request::UnpauseQueue(queue) => self.everywhere(Command::UnpauseQueue { queue }, reply),
+            Request::DescribeRun(run) => self.describe(run.slot(), reply, |router| describe::run(router, run)),
+            Request::DescribeTask(task) => self.describe(task.slot(), reply, |router| describe::task(router, task)),
+            Request::DescribeNode => answer(reply, Ok(describe::node(&self.host))),
             Request::ListQueues => {
                 let first = |QueuePage { queues, .. }| Reply::Queues(queues);
-                answer(reply, Ok(describe::queues(&self.router, None)).map(|(at, page)| (at, first(page))));
+                answer(reply, describe::queues(&self.host, None).map(|(at, page)| (at, first(page))));
             }
             Request::DescribeQueue(name) => {
                 let some = |LaneList { summary, lanes, .. }| Reply::Queue(QueueDescription { summary, lanes });
                 answer(reply, self.lanes(&name).map(|(at, list)| (at, some(list))));
             }
-            Request::PauseQueue(queue) => self.command(Command::PauseQueue { queue }, reply),
-            Request::UnpauseQueue(queue) => self.command(Command::UnpauseQueue { queue }, reply),
-            Request::DescribeRun(run) => answer(reply, describe::run(&self.router, run)),
-            Request::DescribeTask(task) => answer(reply, describe::task(&self.router, task)),
-            Request::DescribeNode => answer(reply, describe::node(&self.router, self.node, self.uptime())),
             Request::ListQueuesFrom(from) => {
                 let checked = from.as_ref().map_or(Ok(()), QueueCursor::check);
-                let page = checked.map(|()| describe::queues(&self.router, from.as_ref()));
+                let page = checked.map_err(Refusal::Reject).and_then(|()| describe::queues(&self.host, from.as_ref()));
                 answer(reply, page.map(|(at, page)| (at, Reply::QueuePage(page))));
             }
             Request::DescribeLanes(name) => {
@@ -123,24 +127,92 @@ impl Session {
         }
     }
 
-    /// Refuses here what the engine would refuse anyway, then proposes.
-    fn command(&self, command: Command, reply: ReplyTo) {
-        match command.check() {
-            Ok(()) => self.router.shared.proposer.command(command, reply),
-            Err(reject) => reply.refuse(reject),
-        }
-    }
-
-    /// Never refused for overload: said again later, it would hand back what was leased since. For that reason, and
-    /// because all of the session's leases are looked at, no connection says it twice.
-    async fn resume(&self, command: Command, reply: ReplyTo) {
+    /// Refuses here what the engine would refuse anyway, then proposes where the slot is led.
+    fn command(&self, slot: Slot, command: Command, reply: ReplyTo) {
         if let Err(reject) = command.check() {
             return reply.refuse(reject);
         }
-        if self.once.resumed.swap(true, Ordering::Relaxed) {
-            return reply.refuse(Reject::ResumedBefore);
+        match self.host.led(self.host.group_of(slot)) {
+            Ok(router) => router.shared.proposer.command(command, reply),
+            Err(unavailable) => reply.refuse(unavailable),
         }
-        self.router.shared.proposer.insist(command, reply).await;
+    }
+
+    fn wait_for(&self, work: Work, reply: ReplyTo) {
+        match self.host.led(self.host.group_of(work.slot())) {
+            Ok(router) => router.shared.proposer.wait_for(work, reply),
+            Err(unavailable) => reply.refuse(unavailable),
+        }
+    }
+
+    fn describe(&self, slot: Slot, reply: ReplyTo, describe: impl FnOnce(&Router) -> Described) {
+        match self.host.led(self.host.group_of(slot)) {
+            Ok(router) => answer(reply, describe(&router)),
+            Err(unavailable) => reply.refuse(unavailable),
+        }
+    }
+
+    /// Proposes a command that concerns all groups, in each of them. Done when all have done it; said again, it does no
+    /// harm where it was done before.
+    fn everywhere(&self, command: Command, reply: ReplyTo) {
+        if let Err(reject) = command.check() {
+            return reply.refuse(reject);
+        }
+        let routers: Result<Vec<Router>, Unavailable> =
+            self.host.groups().into_iter().map(|group| self.host.led(group)).collect();
+        let routers = match routers {
+            Ok(routers) => routers,
+            Err(unavailable) => return reply.refuse(unavailable),
+        };
+        if let [router] = &routers[..] {
+            return router.shared.proposer.command(command, reply);
+        }
+        let (answers, asks): (Vec<_>, Vec<_>) = routers.iter().map(|_| ReplyTo::local()).unzip();
+        for (router, ask) in routers.iter().zip(asks) {
+            router.shared.proposer.command(command.clone(), ask);
+        }
+        tokio::spawn(async move {
+            let mut last = (Position::default(), Ok(Reply::Done));
+            for answer in answers {
+                last = answer.await;
+                if last.1.is_err() {
+                    break;
+                }
+            }
+            reply.answer(last.0, last.1);
+        });
+    }
+
+    /// Never refused for overload: said again later, it would hand back what was leased since. For that reason, and
+    /// because all of the session's leases are looked at, no connection says it twice to one leader.
+    async fn resume(&self, resume: Resume, reply: ReplyTo) {
+        let Resume { group, held } = resume;
+        let command = Command::ResumeSession { session: self.id, held };
+        if let Err(reject) = command.check() {
+            return reply.refuse(reject);
+        }
+        let router = match self.host.led(group) {
+            Ok(router) => router,
+            Err(unavailable) => return reply.refuse(unavailable),
+        };
+        let term = router.shared.term;
+        let queues: Vec<Served> = {
+            let mut serving = self.serving.lock();
+            if serving.resumed.insert(group, term) == Some(term) {
+                drop(serving);
+                return reply.refuse(Reject::ResumedBefore);
+            }
+            serving.queues.values().cloned().collect()
+        };
+        router.shared.proposer.insist(command, reply).await;
+        for served in queues {
+            let subscription = self.subscription(&served);
+            if let Err(Unavailable::Overloaded { .. }) = router.subscribe(subscription.clone()).await {
+                warn!(session = %self.id, group = group.0, "as many queues as a group serves, trying again");
+                tokio::spawn(insist(router.clone(), subscription));
+            }
+        }
+        self.clear_if_gone();
     }
 
     async fn subscribe(&self, subscribe: Subscribe, reply: ReplyTo) {
@@ -148,56 +220,87 @@ impl Session {
             return reply.refuse(reject);
         }
         let name = subscribe.queue.clone();
-        let is_full = {
-            let queues = self.queues.lock();
-            queues.len() >= SUBSCRIPTIONS_PER_SESSION_MAX && !queues.contains_key(&name)
+        let served = Served { subscribe, slots: Arc::default() };
+        let resumed = {
+            let mut serving = self.serving.lock();
+            if serving.queues.len() >= SUBSCRIPTIONS_PER_SESSION_MAX && !serving.queues.contains_key(&name) {
+                drop(serving);
+                let max = SUBSCRIPTIONS_PER_SESSION_MAX as u64;
+                return reply.refuse(Reject::TooMany { what: "queues".into(), count: max + 1, max });
+            }
+            serving.queues.insert(name, served.clone());
+            serving.resumed.clone()
         };
-        if is_full {
-            let max = SUBSCRIPTIONS_PER_SESSION_MAX as u64;
-            return reply.refuse(Reject::TooMany { what: "queues".into(), count: max + 1, max });
+        let mut result = Ok(Reply::Done);
+        for router in resumed.iter().filter_map(|(group, term)| self.host.routes.get_in(*group, *term)) {
+            if let Err(unavailable @ Unavailable::Overloaded { .. }) =
+                router.subscribe(self.subscription(&served)).await
+            {
+                result = Err(unavailable.into());
+            }
         }
-        let subscription = Subscription { session: self.id, epoch: self.epoch, outbox: self.outbox.clone(), subscribe };
-        match self.router.subscribe(subscription).await {
-            Ok(queue) => drop(self.queues.lock().insert(name, queue)),
-            Err(unavailable) => return reply.refuse(unavailable),
-        }
-        // The connection ended meanwhile: whoever cleared away what it left may have come too soon for this.
+        self.clear_if_gone();
+        reply.answer(Position::default(), result);
+    }
+
+    fn subscription(&self, Served { subscribe, slots }: &Served) -> Subscription {
+        let (outbox, subscribe, slots) = (self.outbox.clone(), subscribe.clone(), slots.clone());
+        Subscription { session: self.id, epoch: self.epoch, outbox, subscribe, slots }
+    }
+
+    /// The connection ended meanwhile: whoever cleared away what it left may have come too soon for what it left since.
+    fn clear_if_gone(&self) {
         if self.outbox.is_closed() {
-            self.router.session_gone(self.id, self.epoch);
+            self.host.session_gone(self.id, self.epoch);
         }
-        reply.answer(Position::default(), Ok(Reply::Done));
     }
 
     /// A credit for a queue that is not served means nothing. What a full session offers is used once it has ended other
     /// leases. Senders ask for no answer; one who does is told, and has offered nothing then.
     fn credit(&self, credit: &Credit, reply: ReplyTo) {
         let full = || Reject::TooManyLeases { max: LEASES_PER_SESSION_MAX as u64 };
-        if credit.slots > 0 && self.router.shared.held.is_full(self.id) {
-            if !self.once.full.swap(true, Ordering::Relaxed) {
+        let routers = self.host.routes.all();
+        if credit.slots > 0 && routers.iter().any(|router| router.shared.held.is_full(self.id)) {
+            if !self.told_full.swap(true, Ordering::Relaxed) {
                 warn!(session = %self.id, code = full().code(), "more slots offered than a session may hold leases");
             }
             if reply.session().is_some() {
                 return reply.refuse(full());
             }
         }
-        if let Some(queue) = self.queues.lock().get(&credit.queue) {
-            queue.credit(self.id, self.epoch, credit);
+        let served = self.serving.lock().queues.get(&credit.queue).cloned();
+        if let Some(served) = served {
+            served.slots.add(credit.kind, credit.slots);
+            routers.iter().for_each(|router| router.slots_added(&credit.queue));
         }
         reply.answer(Position::default(), Ok(Reply::Done));
     }
 
-    fn lanes(&self, queue: &Name) -> Result<(Position, LaneList), Reject> {
-        check_name(queue).map(|()| describe::lanes(&self.router, queue))
-    }
-
-    fn uptime(&self) -> Duration {
-        self.node_started.elapsed()
+    fn lanes(&self, queue: &Name) -> Result<(Position, LaneList), Refusal> {
+        check_name(queue)?;
+        describe::lanes(&self.host, queue)
     }
 }
 
-fn answer(reply: ReplyTo, described: Result<(Position, Reply), Reject>) {
+/// Subscribes once there is room. The session has been told that it serves the queue.
+async fn insist(router: Router, subscription: Subscription) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(RETRY_AFTER_MS)).await;
+        if subscription.outbox.is_closed() {
+            return;
+        }
+        if !matches!(router.subscribe(subscription.clone()).await, Err(Unavailable::Overloaded { .. })) {
+            break;
+        }
+    }
+    if subscription.outbox.is_closed() {
+        router.session_gone(subscription.session, subscription.epoch);
+    }
+}
+
+fn answer(reply: ReplyTo, described: Described) {
     match described {
         Ok((position, described)) => reply.answer(position, Ok(described)),
-        Err(reject) => reply.refuse(Refusal::Reject(reject)),
+        Err(refusal) => reply.refuse(refusal),
     }
 }

@@ -63,6 +63,13 @@ impl Sessions {
         self.outbox(session).is_some_and(|outbox| outbox.push(push))
     }
 
+    /// Sends a push to every session.
+    pub fn push_all(&self, push: &Push) {
+        for one in self.all() {
+            one.outbox.push(push.clone());
+        }
+    }
+
     /// Of the session's connection.
     #[must_use]
     pub fn outbox(&self, session: SessionId) -> Option<Outbox> {

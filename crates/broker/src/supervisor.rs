@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coda_engine::command::Command;
-use coda_protocol::ids::SessionId;
-use coda_raft_store::group::Group;
-use coda_raft_store::store::NodeStore;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use coda_protocol::ids::{GroupId, SessionId};
+use coda_protocol::push::{GroupLeader, Push};
+use coda_raft_store::group::{Group, Leadership};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info};
@@ -16,68 +16,125 @@ use tracing::{error, info};
 use crate::clock::Clock;
 use crate::config::{LEADER_RESTART_WINDOW, LEADER_RESTARTS_MAX, RECLAIM_GRACE, SESSION_GRACE};
 use crate::endpoint;
-use crate::leader::{Leader, LeaderArgs, Led};
-use crate::messages::{LeaderMsg, SupervisorMsg};
+use crate::leader::{Leader, LeaderArgs};
+use crate::messages::{AbortOnDrop, LeaderMsg, SupervisorMsg};
+use crate::routes::Routes;
 use crate::sessions::Sessions;
 
 pub struct Supervisor;
 
 pub struct SupervisorArgs {
-    pub group: Group,
-    pub store: NodeStore,
     pub sessions: Sessions,
     pub clock: Arc<dyn Clock>,
-    pub led: Arc<Led>,
+    pub routes: Routes,
     /// Told why, when the node cannot go on.
     pub failed: watch::Sender<Option<String>>,
 }
 
 pub struct SupervisorState {
     args: SupervisorArgs,
-    leader: Option<ActorRef<LeaderMsg>>,
-    leads: Option<u64>,
-    restarts: VecDeque<Instant>,
+    groups: BTreeMap<GroupId, Hosted>,
     /// Sessions that have time to come back, and the number of the absence.
     away: BTreeMap<SessionId, u64>,
     absences: u64,
     stopping: bool,
 }
 
+/// A group with a replica on this node.
+struct Hosted {
+    group: Group,
+    _watching: AbortOnDrop,
+    /// The term in which this node leads it.
+    leads: Option<u64>,
+    leader: Option<Leading>,
+    restarts: VecDeque<Instant>,
+}
+
+struct Leading {
+    term: u64,
+    actor: ActorRef<LeaderMsg>,
+}
+
 impl SupervisorState {
-    async fn lead(&mut self, me: &ActorRef<SupervisorMsg>) -> Result<(), ActorProcessingErr> {
-        let Some(term) = self.leads.filter(|_| self.leader.is_none() && !self.stopping) else { return Ok(()) };
+    fn host(&mut self, me: &ActorRef<SupervisorMsg>, group: Group) {
+        let watching = AbortOnDrop(tokio::spawn(watch_leadership(group.clone(), me.clone())));
+        let id = group.id();
+        let hosted = Hosted { group, _watching: watching, leads: None, leader: None, restarts: VecDeque::new() };
+        self.groups.insert(id, hosted);
+    }
+
+    async fn leadership(
+        &mut self,
+        me: &ActorRef<SupervisorMsg>,
+        group: GroupId,
+        now: Leadership,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(why) = now.failure {
+            self.args.failed.send_replace(Some(format!("group {}: {why}", group.0)));
+        }
+        let Some(hosted) = self.groups.get_mut(&group) else { return Ok(()) };
+        hosted.leads = now.is_me.then_some(now.term);
+        // Who leads here is told when it has recovered.
+        if !now.is_me {
+            let news = GroupLeader { group, term: now.term, leader: now.leader };
+            self.args.sessions.push_all(&Push::Leader(news));
+        }
+        match &hosted.leader {
+            // Leads again when it has ended, if there is a term to lead in.
+            Some(leading) if hosted.leads != Some(leading.term) => {
+                leading.actor.stop(Some("leadership has changed".into()));
+                Ok(())
+            }
+            Some(_) => Ok(()),
+            None => self.lead(me, group).await,
+        }
+    }
+
+    async fn lead(&mut self, me: &ActorRef<SupervisorMsg>, group: GroupId) -> Result<(), ActorProcessingErr> {
+        let Some(hosted) = self.groups.get_mut(&group).filter(|_| !self.stopping) else { return Ok(()) };
+        let Some(term) = hosted.leads else { return Ok(()) };
         let args = LeaderArgs {
-            group: self.args.group.clone(),
-            store: self.args.store.clone(),
+            group: hosted.group.clone(),
             term,
             sessions: self.args.sessions.clone(),
             clock: self.args.clock.clone(),
             supervisor: me.clone(),
-            led: self.args.led.clone(),
+            routes: self.args.routes.clone(),
         };
-        let (leader, _) = Actor::spawn_linked(None, Leader, args, me.get_cell()).await?;
-        self.leader = Some(leader);
+        let (actor, _) = Actor::spawn_linked(None, Leader, args, me.get_cell()).await?;
+        hosted.leader = Some(Leading { term, actor });
         Ok(())
     }
 
-    /// The leader is gone, and what sessions told it with it: they come back and say it again.
-    async fn leader_ended(&mut self, me: &ActorRef<SupervisorMsg>) -> Result<(), ActorProcessingErr> {
-        self.leader = None;
-        self.args.led.send_replace(None);
-        endpoint::send_away(&self.args.sessions, "leadership changed");
-        if self.stopping || self.leads.is_none() {
+    fn group_led_by(&self, actor: ActorId) -> Option<GroupId> {
+        let leads = |hosted: &Hosted| hosted.leader.as_ref().is_some_and(|leading| leading.actor.get_id() == actor);
+        self.groups.iter().find(|(_, hosted)| leads(hosted)).map(|(group, _)| *group)
+    }
+
+    /// A leader is gone, and what sessions told it with it: they say it again to its successor.
+    async fn leader_ended(&mut self, me: &ActorRef<SupervisorMsg>, group: GroupId) -> Result<(), ActorProcessingErr> {
+        let Some(hosted) = self.groups.get_mut(&group) else { return Ok(()) };
+        let Some(ended) = hosted.leader.take() else { return Ok(()) };
+        self.args.routes.end(group, ended.term);
+        if self.stopping || hosted.leads.is_none() {
             return Ok(());
         }
-        let now = self.args.clock.instant();
-        self.restarts.retain(|at| now - *at < LEADER_RESTART_WINDOW);
-        self.restarts.push_back(now);
-        if self.restarts.len() > LEADER_RESTARTS_MAX {
-            let why = format!("the leader failed {} times within {LEADER_RESTART_WINDOW:?}", self.restarts.len());
-            error!(%why, "giving up");
-            self.args.failed.send_replace(Some(why));
-            return Ok(());
+        // In a new term it is no failure, and sessions hear of that. In the same one they have to be told otherwise.
+        if hosted.leads == Some(ended.term) {
+            endpoint::send_away(&self.args.sessions, "a leader has failed");
+            let now = self.args.clock.instant();
+            hosted.restarts.retain(|at| now - *at < LEADER_RESTART_WINDOW);
+            hosted.restarts.push_back(now);
+            if hosted.restarts.len() > LEADER_RESTARTS_MAX {
+                let times = hosted.restarts.len();
+                let why =
+                    format!("the leader of group {} failed {times} times within {LEADER_RESTART_WINDOW:?}", group.0);
+                error!(%why, "giving up");
+                self.args.failed.send_replace(Some(why));
+                return Ok(());
+            }
         }
-        self.lead(me).await
+        self.lead(me, group).await
     }
 
     /// Gives a session time to come back. A later absence starts anew.
@@ -100,12 +157,22 @@ impl SupervisorState {
         }
     }
 
-    /// Hands back what a session holds, through the log.
+    /// Hands back what a session holds, through the log of each group that is led here.
     fn end_session(&self, session: SessionId) {
-        let router = self.args.led.borrow().clone();
-        if let Some(router) = router.filter(|router| router.holds_leases(session)) {
-            info!(%session, "a session is gone, its leases are handed back");
+        for router in self.args.routes.all().into_iter().filter(|router| router.holds_leases(session)) {
+            info!(%session, group = router.shared.group.id().0, "a session is gone, its leases are handed back");
             router.shared.proposer.insist_soon(Command::EndSession { session });
+        }
+    }
+
+    async fn shutdown(&mut self) {
+        self.stopping = true;
+        endpoint::send_away(&self.args.sessions, "the node is shutting down");
+        for hosted in self.groups.values() {
+            if let Some(leading) = &hosted.leader {
+                // Its mailbox first: what it was asked is answered.
+                drop(leading.actor.stop_and_wait(None, Some(crate::config::SHUTDOWN_TIMEOUT)).await);
+            }
         }
     }
 }
@@ -120,15 +187,8 @@ impl Actor for Supervisor {
         _: ActorRef<SupervisorMsg>,
         args: SupervisorArgs,
     ) -> Result<SupervisorState, ActorProcessingErr> {
-        Ok(SupervisorState {
-            args,
-            leader: None,
-            leads: None,
-            restarts: VecDeque::new(),
-            away: BTreeMap::new(),
-            absences: 0,
-            stopping: false,
-        })
+        let (groups, away) = (BTreeMap::new(), BTreeMap::new());
+        Ok(SupervisorState { args, groups, away, absences: 0, stopping: false })
     }
 
     async fn handle(
@@ -138,26 +198,15 @@ impl Actor for Supervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SupervisorMsg::Leadership { leads } => {
-                state.leads = leads;
-                match &state.leader {
-                    Some(leader) if leads.is_none() => leader.stop(Some("leadership lost".into())),
-                    Some(_) => {}
-                    None => state.lead(&me).await?,
-                }
-            }
+            SupervisorMsg::Host(group) => state.host(&me, group),
+            SupervisorMsg::Leadership { group, now } => state.leadership(&me, group, now).await?,
             SupervisorMsg::SessionClosed { session, goodbye: true } => state.end_session(session),
             SupervisorMsg::SessionClosed { session, goodbye: false } => state.grace(&me, session, SESSION_GRACE),
             SupervisorMsg::SessionAway { session } => state.grace(&me, session, RECLAIM_GRACE),
             SupervisorMsg::GraceOver { session, absence } => state.grace_over(session, absence),
             SupervisorMsg::CountAway(reply) => drop(reply.send(state.away.len())),
             SupervisorMsg::Shutdown(done) => {
-                state.stopping = true;
-                endpoint::send_away(&state.args.sessions, "the node is shutting down");
-                if let Some(leader) = &state.leader {
-                    // Its mailbox first: what it was asked is answered.
-                    drop(leader.stop_and_wait(None, Some(crate::config::SHUTDOWN_TIMEOUT)).await);
-                }
+                state.shutdown().await;
                 drop(done.send(()));
             }
         }
@@ -170,23 +219,38 @@ impl Actor for Supervisor {
         event: SupervisionEvent,
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
-        // Sessions end all the time; only the leader's end is news.
-        let is_leader =
-            |actor: &ActorCell| state.leader.as_ref().is_some_and(|leader| leader.get_id() == actor.get_id());
+        // Sessions end all the time; only a leader's end is news.
+        let group_of = |actor: &ActorCell| state.group_led_by(actor.get_id());
         match event {
-            SupervisionEvent::ActorFailed(who, why) if is_leader(&who) => {
-                error!(%why, "the leader failed");
-                state.leader_ended(&me).await?;
+            SupervisionEvent::ActorFailed(who, why) => match group_of(&who) {
+                Some(group) => {
+                    error!(group = group.0, %why, "the leader failed");
+                    state.leader_ended(&me, group).await?;
+                }
+                None => error!(%why, "a session failed, its connection is closed"),
+            },
+            SupervisionEvent::ActorTerminated(who, _, why) => {
+                if let Some(group) = group_of(&who) {
+                    info!(group = group.0, why = why.as_deref().unwrap_or("asked to"), "the leader ended");
+                    state.leader_ended(&me, group).await?;
+                }
             }
-            SupervisionEvent::ActorTerminated(who, _, why) if is_leader(&who) => {
-                info!(why = why.as_deref().unwrap_or("asked to"), "the leader ended");
-                state.leader_ended(&me).await?;
-            }
-            SupervisionEvent::ActorFailed(_, why) => error!(%why, "a session failed, its connection is closed"),
-            SupervisionEvent::ActorTerminated(..)
-            | SupervisionEvent::ActorStarted(_)
-            | SupervisionEvent::ProcessGroupChanged(_) => {}
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
         }
         Ok(())
+    }
+}
+
+/// Turns changes of a group's leadership into messages to the root.
+async fn watch_leadership(group: Group, supervisor: ActorRef<SupervisorMsg>) {
+    let mut leadership = group.leadership();
+    loop {
+        let now = leadership.borrow_and_update().clone();
+        if supervisor.cast(SupervisorMsg::Leadership { group: group.id(), now }).is_err() {
+            return;
+        }
+        if leadership.changed().await.is_err() {
+            return;
+        }
     }
 }

@@ -1,10 +1,9 @@
 //! What a node holds for those who are connected, who wait, or who may come back: all of its soft state, counted.
 
-use ractor::{ActorRef, call};
+use ractor::call;
 
+use crate::host::Host;
 use crate::messages::SupervisorMsg;
-use crate::router::Router;
-use crate::sessions::Sessions;
 
 /// Counts of everything that clients can make grow. With nobody there, all are zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,22 +26,24 @@ pub struct Usage {
     pub holders: usize,
 }
 
-/// Counts, each of them at its own moment.
-pub async fn count(supervisor: &ActorRef<SupervisorMsg>, sessions: &Sessions, router: Option<Router>) -> Usage {
-    let all = sessions.all();
+/// Counts, each of them at its own moment. What several groups know of counts for each of them.
+pub async fn count(host: &Host) -> Usage {
+    let all = host.sessions.all();
     let outboxes = || all.iter().map(|one| one.outbox.bytes());
     let mut usage = Usage {
         sessions: all.len(),
-        away: call!(supervisor, SupervisorMsg::CountAway).unwrap_or_default(),
+        away: call!(host.supervisor, SupervisorMsg::CountAway).unwrap_or_default(),
         outbox_bytes: outboxes().sum(),
         outbox_bytes_slowest: outboxes().max().unwrap_or_default(),
         ..Usage::default()
     };
-    if let Some(router) = router {
-        (usage.awaited, usage.waiting) = router.shared.waiters.count();
-        usage.holders = router.shared.held.count();
+    for router in host.routes.all() {
+        let (awaited, waiting) = router.shared.waiters.count();
+        usage.awaited += awaited;
+        usage.waiting += waiting;
+        usage.holders += router.shared.held.count();
         let queues = router.shared.queues.read();
-        usage.queues = queues.len();
+        usage.queues += queues.len();
         for queue in queues.values() {
             let dispatch = queue.dispatch.lock();
             usage.subscriptions += dispatch.workers() as usize;

@@ -96,13 +96,13 @@ mod tests {
     #[test]
     fn a_question_that_outlives_its_connection_in_the_proposers_queue_leaves_nothing_behind() {
         let (outbox, _outgoing) = outbox::channel();
-        let ask = |id| ReplyTo::Session { session: SESSION, epoch: Epoch(1), outbox: outbox.clone(), id };
+        let ask = |id| ReplyTo::session_of(SESSION, Epoch(1), outbox.clone(), id);
         let waiters = Waiters::default();
         waiters.add(RUN, ask(1));
         outbox.close();
         waiters.gone(SESSION, Epoch(1));
         waiters.add(RUN, ask(2));
-        waiters.add(RUN, ReplyTo::Nobody);
+        waiters.add(RUN, ReplyTo::nobody());
         assert_eq!(waiters.count(), (0, 0));
     }
 
@@ -112,7 +112,7 @@ mod tests {
         let waiters = Waiters::default();
         for id in 1..4 {
             outbox.expect_answer();
-            waiters.add(RUN, ReplyTo::Session { session: SESSION, epoch: Epoch(1), outbox: outbox.clone(), id });
+            waiters.add(RUN, ReplyTo::session_of(SESSION, Epoch(1), outbox.clone(), id));
         }
         let outcome = Ok(Payload::json("7"));
         waiters.ended(RUN, &outcome, Position::default());

@@ -79,6 +79,7 @@ async fn keep(settings: Settings) -> Ended {
     }
     let config = NodeConfig {
         node: settings.node,
+        groups: 1,
         data_dir: settings.data_dir.clone(),
         listen: settings.listen,
         certificates: Certificates::Files(settings.certificates.clone()),

@@ -1,18 +1,23 @@
-//! The courier of one session: carries requests to whichever node is there, and answers and pushes back.
+//! The courier of one session: carries requests to the nodes where they belong, and answers and pushes back.
+//!
+//! It has one connection to each node of the cluster. [`roads`] keeps them, [`road`] is one of them.
 //!
 //! Generic over a [`Handler`], which owns what the requests mean: a plain link has nearly nothing, a worker has leases.
 
 mod road;
+mod roads;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use coda_protocol::cluster::ClusterMap;
 use coda_protocol::frame::{Frame, Hello, Welcome};
-use coda_protocol::ids::Work;
+use coda_protocol::ids::{GroupId, NodeId, Work};
 use coda_protocol::limits::{FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX};
 use coda_protocol::push::Push;
 use coda_protocol::request::Request;
@@ -23,6 +28,7 @@ use crate::error::ClientError;
 use crate::flight::{Class, Flight, Freed};
 use crate::link::Answered;
 use crate::options::{ConnectOptions, IN_FLIGHT_KIB_MAX, PROMPT_IN_FLIGHT_MAX, WAITS_IN_FLIGHT_MAX};
+use crate::routes::Target;
 use crate::wire::Dialer;
 
 const LENGTH_BYTES: usize = 4;
@@ -31,6 +37,7 @@ const INLINE_MAX: usize = FRAME_INLINE_BYTES_MAX + LENGTH_BYTES;
 
 /// What the courier reports, in the order in which it happened.
 pub(crate) enum News<T> {
+    /// Connected to one node more.
     Connected {
         first: bool,
         welcome: Welcome,
@@ -39,8 +46,12 @@ pub(crate) enum News<T> {
         ticket: T,
         result: Answered,
     },
-    Push(Push),
-    Disconnected,
+    Push(NodeId, Push),
+    /// One node fewer; how many are left.
+    Disconnected {
+        node: NodeId,
+        left: usize,
+    },
     /// The end: nothing follows.
     Failed(ClientError),
 }
@@ -50,9 +61,13 @@ pub(crate) trait Handler: Send + Sync + Sized + 'static {
     type Ticket: Send;
 
     /// What a new connection says first. Called before anything else is sent on it.
-    fn greeting(&self) -> Vec<(Request, Self::Ticket)>;
-    /// Frames that ask for no answer and go before all others of a write.
-    fn credits(&self, out: &mut Vec<u8>);
+    fn greeting(&self, node: NodeId) -> Vec<(Request, Self::Ticket)>;
+    /// What the leader of a group is told before any request of that group.
+    fn resume(&self, group: GroupId, map: Option<&ClusterMap>) -> Option<(Request, Self::Ticket)>;
+    /// The connected nodes that lead groups have changed. Returns what to tell nodes about it.
+    fn leading(&self, nodes: &BTreeSet<NodeId>) -> Vec<(NodeId, Request, Self::Ticket)>;
+    /// Frames to a node that ask for no answer and go before all others of a write.
+    fn credits(&self, node: NodeId, out: &mut Vec<u8>);
     /// Takes a batch of news and leaves it empty.
     fn handle(&self, courier: &Courier<Self>, news: &mut Vec<News<Self::Ticket>>);
     /// Waits until the program has kept up. Nothing is read meanwhile.
@@ -73,6 +88,7 @@ pub(crate) struct Packed<T> {
     pub id: u64,
     frame: Bytes,
     class: Class,
+    target: Target,
     pub ticket: T,
 }
 
@@ -80,8 +96,9 @@ pub(crate) struct Courier<H: Handler> {
     pub handler: H,
     flight: Mutex<Flight<H::Ticket>>,
     next_id: AtomicU64,
-    /// The outbox or the credits have something for the writer.
-    wake: Notify,
+    /// The newest map, for who keeps the connections.
+    map: watch::Sender<Option<Arc<ClusterMap>>>,
+    was_up: AtomicBool,
     /// Everything but waits for results has been answered.
     settled: Notify,
     prompt: Semaphore,
@@ -103,7 +120,8 @@ impl<H: Handler> Courier<H> {
             handler,
             flight: Mutex::new(Flight::new()),
             next_id: AtomicU64::new(1),
-            wake: Notify::new(),
+            map: watch::Sender::new(None),
+            was_up: AtomicBool::new(false),
             settled: Notify::new(),
             prompt: Semaphore::new(PROMPT_IN_FLIGHT_MAX),
             waits: Semaphore::new(WAITS_IN_FLIGHT_MAX),
@@ -111,7 +129,7 @@ impl<H: Handler> Courier<H> {
             state: watch::Sender::new(State::Connecting { last: "no attempt has ended yet".into() }),
             closing: watch::Sender::new(false),
         });
-        tokio::spawn(courier.clone().run(options.addresses, dialer));
+        tokio::spawn(courier.clone().run(options.addresses, Arc::new(dialer)));
         Ok(courier)
     }
 
@@ -145,11 +163,12 @@ impl<H: Handler> Courier<H> {
 
     fn pack_as(&self, request: Request, class: Class, ticket: H::Ticket) -> Result<Packed<H::Ticket>, ClientError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let target = request.slot().map_or(Target::Any, Target::Slot);
         let frame = encode(id, request);
         if frame.len() > FRAME_BYTES_MAX + LENGTH_BYTES {
             return Err(ClientError::RequestTooLarge { bytes: frame.len() });
         }
-        Ok(Packed { id, frame: frame.into(), class, ticket })
+        Ok(Packed { id, frame: frame.into(), class, target, ticket })
     }
 
     /// Waits for room within the bounds on unanswered requests. The room is the packet's until it is answered.
@@ -177,7 +196,7 @@ impl<H: Handler> Courier<H> {
 
     /// Sends an admitted packet, now or when a connection is there.
     pub(crate) fn submit(&self, packed: Packed<H::Ticket>) {
-        let Packed { id, frame, class, ticket } = packed;
+        let Packed { id, frame, class, target, ticket } = packed;
         let mut flight = self.flight.lock();
         // Read under the lock: the end of the courier takes everything out under it, once.
         let over = match &*self.state.borrow() {
@@ -188,9 +207,8 @@ impl<H: Handler> Courier<H> {
             drop(flight);
             return self.tell(News::Answered { ticket, result: Err(error) });
         }
-        let freed = flight.add(id, frame, class, ticket);
+        let freed = flight.add(id, frame, class, target, ticket);
         drop(flight);
-        self.wake.notify_one();
         freed.into_iter().for_each(|freed| self.free(freed));
     }
 
@@ -208,7 +226,40 @@ impl<H: Handler> Courier<H> {
 
     /// The credits have changed.
     pub(crate) fn wake(&self) {
-        self.wake.notify_one();
+        self.flight.lock().wake_all();
+    }
+
+    /// Nodes, leaders or slots have changed: leaders hear what this session holds, then get what waited for them.
+    fn reroute(&self) {
+        let mut flight = self.flight.lock();
+        let map = flight.routes.map().cloned();
+        for (group, node) in flight.routes.take_unresumed() {
+            if let Some((request, ticket)) = self.handler.resume(group, map.as_deref()) {
+                self.add_greeting(&mut flight, node, request, ticket);
+            }
+        }
+        for (node, request, ticket) in self.handler.leading(&flight.routes.leading()) {
+            self.add_greeting(&mut flight, node, request, ticket);
+        }
+        flight.reroute();
+        flight.wake_all();
+    }
+
+    /// What a new connection says first.
+    fn greet(&self, node: NodeId) {
+        let mut flight = self.flight.lock();
+        for (request, ticket) in self.handler.greeting(node) {
+            self.add_greeting(&mut flight, node, request, ticket);
+        }
+        drop(flight);
+        self.reroute();
+    }
+
+    /// What is said on this connection and not again on another.
+    fn add_greeting(&self, flight: &mut Flight<H::Ticket>, node: NodeId, request: Request, ticket: H::Ticket) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let freed = flight.add(id, encode(id, request).into(), Class::Greeting, Target::Node(node), ticket);
+        debug_assert!(freed.is_none(), "only waits join others");
     }
 
     pub(crate) fn deadline(&self, id: u64, after: Duration) -> ClientError {

@@ -1,7 +1,8 @@
 //! What a worker holds: its leases, the slots they take, the memo pages that are still coming, the steps it awaits.
 //!
 //! A plain struct that decides; [`crate::worker_link`] sends and receives. Free slots are offered as the difference
-//! between what is free and what the node already knows of, so that no lost frame can make the two disagree for long.
+//! between what is free and what nodes already know of, so that no lost frame can make the two disagree for long. Each is
+//! offered to one node at a time, and they are spread evenly over the nodes that lead groups.
 //!
 //! ```text
 //!              push ──▶ (assembling) ──▶ ACTIVE ──complete/release──▶ ENDING ──answer──▶ gone
@@ -13,10 +14,11 @@
 
 mod requests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use coda_protocol::cluster::ClusterMap;
 use coda_protocol::frame::Frame;
-use coda_protocol::ids::{LeaseId, RunId, Work, WorkKind, check_name};
+use coda_protocol::ids::{GroupId, LeaseId, NodeId, RunId, Slotted, Work, WorkKind, check_name};
 use coda_protocol::limits::{
     CREDIT_MAX, LEASES_PER_SESSION_MAX, SUBSCRIPTION_NAMES_MAX, SUBSCRIPTIONS_PER_SESSION_MAX,
 };
@@ -45,7 +47,10 @@ pub(crate) type Hold = (Work, LeaseId);
 pub(crate) enum Intent {
     /// Nothing.
     Ask,
-    Resume,
+    /// Says to a group's leader that these are held.
+    Resume {
+        holds: Vec<Hold>,
+    },
     Spawn {
         hold: Hold,
         keys: Vec<StepKey>,
@@ -84,6 +89,8 @@ enum State {
 #[derive(Debug)]
 struct Held<P> {
     line: usize,
+    /// That pushed it.
+    node: NodeId,
     state: State,
     /// A run whose memo is not complete yet: the user has not seen it.
     assembling: Option<Box<Assembling>>,
@@ -108,13 +115,18 @@ struct Line {
     subscribe: Subscribe,
     slots: [u32; 2],
     taken: [u32; 2],
-    /// Credit that the node has and has not used.
-    offered: [u32; 2],
+    /// Credit that each connected node has and has not used.
+    offered: BTreeMap<NodeId, [u32; 2]>,
 }
 
 impl Line {
-    fn offer(&self, kind: usize) -> u32 {
+    fn free(&self, kind: usize) -> u32 {
         self.slots[kind].saturating_sub(self.taken[kind]).min(CREDIT_MAX)
+    }
+
+    /// Free slots that no node knows of.
+    fn unoffered(&self, kind: usize) -> u32 {
+        self.free(kind).saturating_sub(self.offered.values().map(|offered| offered[kind]).sum())
     }
 }
 
@@ -122,6 +134,8 @@ impl Line {
 #[derive(Debug)]
 pub(crate) struct Leases<P> {
     lines: Vec<Line>,
+    /// Connected nodes that lead groups.
+    leading: BTreeSet<NodeId>,
     held: HashMap<Hold, Held<P>>,
     draining: bool,
 }
@@ -132,15 +146,21 @@ impl<P> Leases<P> {
         let line = |served: Served| {
             let run_slots = if served.subscribe.workflows.is_empty() { 0 } else { served.run_slots };
             let task_slots = if served.subscribe.tasks.is_empty() { 0 } else { served.task_slots };
-            Line { subscribe: served.subscribe, slots: [task_slots, run_slots], taken: [0; 2], offered: [0; 2] }
+            Line {
+                subscribe: served.subscribe,
+                slots: [task_slots, run_slots],
+                taken: [0; 2],
+                offered: BTreeMap::new(),
+            }
         };
-        Ok(Self { lines: served.into_iter().map(line).collect(), held: HashMap::new(), draining: false })
+        let lines = served.into_iter().map(line).collect();
+        Ok(Self { lines, leading: BTreeSet::new(), held: HashMap::new(), draining: false })
     }
 
-    /// Whether free slots exist that the node does not know of.
+    /// Whether free slots exist that no node knows of.
     pub(crate) fn owes_credit(&self) -> bool {
-        let owes = |line: &Line| (0..2).any(|i| line.offer(i) > line.offered[i]);
-        !self.draining && self.lines.iter().any(owes)
+        let owes = |line: &Line| (0..2).any(|i| line.unoffered(i) > 0);
+        !self.draining && !self.leading.is_empty() && self.lines.iter().any(owes)
     }
 
     /// Leases that the user has and has not ended.
@@ -150,32 +170,56 @@ impl<P> Leases<P> {
     }
 
     /// What a new connection says first. The node knows of no credit then.
-    pub(crate) fn greeting(&mut self) -> Vec<Request> {
-        let kept = |held: &Held<P>| held.state != State::Lost;
-        let mut leases: Vec<_> =
-            self.held.iter().filter(|(_, held)| kept(held)).map(|((_, lease), _)| *lease).collect();
-        leases.sort_unstable();
-        let mut greeting = vec![Request::Resume(Resume { held: leases })];
+    pub(crate) fn greeting(&mut self, node: NodeId) -> Vec<Request> {
         for line in &mut self.lines {
-            line.offered = [0; 2];
-            if !self.draining {
-                greeting.push(Request::Subscribe(line.subscribe.clone()));
-            }
+            line.offered.insert(node, [0; 2]);
         }
-        greeting
+        if self.draining { Vec::new() } else { self.subscriptions() }
     }
 
-    /// Offers every free slot that the node does not know of.
-    pub(crate) fn credits(&mut self, out: &mut Vec<u8>) {
-        if self.draining {
+    fn subscriptions(&self) -> Vec<Request> {
+        self.lines.iter().map(|line| Request::Subscribe(line.subscribe.clone())).collect()
+    }
+
+    /// What the leader of a group is told: the leases of that group. Without a map there is one group.
+    pub(crate) fn resume(&self, group: GroupId, map: Option<&ClusterMap>) -> (Resume, Vec<Hold>) {
+        let here = |work: &Work| map.is_none_or(|map| map.group_of(work.slot()) == group);
+        let kept = self.held.iter().filter(|((work, _), held)| held.state != State::Lost && here(work));
+        let mut holds: Vec<Hold> = kept.map(|(hold, _)| *hold).collect();
+        holds.sort_unstable_by_key(|(_, lease)| *lease);
+        (Resume { group, held: holds.iter().map(|(_, lease)| *lease).collect() }, holds)
+    }
+
+    /// These nodes lead groups now. Of those that do no more, credit is taken back: a new subscription has none.
+    pub(crate) fn leading(&mut self, nodes: &BTreeSet<NodeId>) -> Vec<(NodeId, Request)> {
+        let mut anew = Vec::new();
+        for node in self.leading.difference(nodes) {
+            for line in &mut self.lines {
+                let Some(offered) = line.offered.get_mut(node) else { continue };
+                if *offered != [0; 2] && !self.draining {
+                    *offered = [0; 2];
+                    anew.push((*node, Request::Subscribe(line.subscribe.clone())));
+                }
+            }
+        }
+        self.leading.clone_from(nodes);
+        anew
+    }
+
+    /// Offers a node its part of the free slots that no node knows of.
+    pub(crate) fn credits(&mut self, node: NodeId, out: &mut Vec<u8>) {
+        if self.draining || !self.leading.contains(&node) {
             return;
         }
         for line in &mut self.lines {
             for kind in [WorkKind::Task, WorkKind::Run] {
                 let i = kind as usize;
-                let slots = line.offer(i).saturating_sub(line.offered[i]);
+                let even = line.free(i).div_ceil(self.leading.len() as u32);
+                let unoffered = line.unoffered(i);
+                let Some(offered) = line.offered.get_mut(&node) else { continue };
+                let slots = even.saturating_sub(offered[i]).min(unoffered);
                 if slots > 0 {
-                    line.offered[i] += slots;
+                    offered[i] += slots;
                     let credit = Credit { queue: line.subscribe.queue.clone(), kind, slots };
                     Frame::Request { id: 0, request: Request::Credit(credit) }.encode(out);
                 }
@@ -184,15 +228,16 @@ impl<P> Leases<P> {
     }
 
     /// Takes a push. `back` receives leases that are handed back at once.
-    pub(crate) fn on_push(&mut self, push: Push, events: &mut Vec<WorkerEvent>, back: &mut Vec<Hold>) {
+    pub(crate) fn on_push(&mut self, node: NodeId, push: Push, events: &mut Vec<WorkerEvent>, back: &mut Vec<Hold>) {
         match push {
             Push::Task(lease) => {
-                if self.lease((Work::Task(lease.task), lease.lease), &lease.queue, back).is_some() {
+                if self.lease(node, (Work::Task(lease.task), lease.lease), &lease.queue, back).is_some() {
                     events.push(WorkerEvent::TaskStart(lease));
                 }
             }
             Push::Run(lease) => {
-                let Some(held) = self.lease((Work::Run(lease.run), lease.lease), &lease.queue, back) else { return };
+                let hold = (Work::Run(lease.run), lease.lease);
+                let Some(held) = self.lease(node, hold, &lease.queue, back) else { return };
                 if lease.memo_pages == 0 {
                     events.push(WorkerEvent::RunStart { lease, memo: Vec::new() });
                 } else {
@@ -204,11 +249,13 @@ impl<P> Leases<P> {
             Push::MemoEnd { run, lease, steps_ended } => self.on_memo_end(run, lease, steps_ended, events),
             Push::Step(step) => self.on_step(step, events),
             Push::LeaseLost { work, lease } => self.on_lost((work, lease), events),
+            // The courier's.
+            Push::Leader(_) | Push::Map(_) => {}
         }
     }
 
     /// Takes a slot, unless the lease is known or unwanted.
-    fn lease(&mut self, hold: Hold, queue: &str, back: &mut Vec<Hold>) -> Option<&mut Held<P>> {
+    fn lease(&mut self, node: NodeId, hold: Hold, queue: &str, back: &mut Vec<Hold>) -> Option<&mut Held<P>> {
         if self.held.contains_key(&hold) {
             debug!(?hold, "a lease was pushed again");
             return None;
@@ -219,7 +266,9 @@ impl<P> Leases<P> {
             return None;
         };
         let kind = hold.0.kind() as usize;
-        self.lines[i].offered[kind] = self.lines[i].offered[kind].saturating_sub(1);
+        if let Some(offered) = self.lines[i].offered.get_mut(&node) {
+            offered[kind] = offered[kind].saturating_sub(1);
+        }
         if self.draining {
             back.push(hold);
             return None;
@@ -227,6 +276,7 @@ impl<P> Leases<P> {
         self.lines[i].taken[kind] += 1;
         let held = Held {
             line: i,
+            node,
             state: State::Active,
             assembling: None,
             pending: HashSet::new(),
@@ -289,17 +339,18 @@ impl<P> Leases<P> {
         }
     }
 
-    /// The node does not know these leases as ours any more.
-    fn on_resumed(&mut self, lost: Vec<LeaseId>, events: &mut Vec<WorkerEvent>) {
+    /// Of what was said to be held, the group does not know these leases as ours any more.
+    fn on_resumed(&mut self, holds: &[Hold], lost: Vec<LeaseId>, events: &mut Vec<WorkerEvent>) {
         let lost: HashSet<LeaseId> = lost.into_iter().collect();
-        let mut holds: Vec<Hold> = self.held.keys().filter(|(_, lease)| lost.contains(lease)).copied().collect();
-        holds.sort_unstable();
-        holds.into_iter().for_each(|hold| self.on_lost(hold, events));
+        holds.iter().filter(|(_, lease)| lost.contains(lease)).for_each(|hold| self.on_lost(*hold, events));
     }
 
     /// Runs whose pages were cut off are left to the node, which hands out what no resume names.
-    pub(crate) fn on_disconnected(&mut self) {
-        self.take_assembling();
+    pub(crate) fn on_disconnected(&mut self, node: NodeId) {
+        for line in &mut self.lines {
+            line.offered.remove(&node);
+        }
+        self.take_assembling(|held| held.node == node);
     }
 
     /// No further work. Returns the runs that the user has not seen, and the queues to unsubscribe.
@@ -307,11 +358,11 @@ impl<P> Leases<P> {
         self.draining = true;
         let nothing =
             |line: &Line| Subscribe { queue: line.subscribe.queue.clone(), tasks: Vec::new(), workflows: Vec::new() };
-        (self.take_assembling(), self.lines.iter().map(nothing).collect())
+        (self.take_assembling(|_| true), self.lines.iter().map(nothing).collect())
     }
 
-    fn take_assembling(&mut self) -> Vec<Hold> {
-        let cut = self.held.iter().filter(|(_, held)| held.assembling.is_some());
+    fn take_assembling(&mut self, of: impl Fn(&Held<P>) -> bool) -> Vec<Hold> {
+        let cut = self.held.iter().filter(|(_, held)| held.assembling.is_some() && of(held));
         let cut: Vec<Hold> = cut.map(|(hold, _)| *hold).collect();
         cut.iter().for_each(|hold| self.forget(*hold));
         cut

@@ -3,8 +3,8 @@
 //! Deliberately absent: the rules of what a request does (`coda-engine`), Raft, and everything behind the wire.
 //! Three layers, each usable alone; read them in this order.
 //!
-//! 1. A [`Link`] is one session's connection to the cluster. It reconnects for ever, sends every unanswered request
-//!    again, and shows neither.
+//! 1. A [`Link`] is one session's way to the cluster: a connection to each node, every request with the node where it
+//!    belongs. It reconnects for ever, follows leaders, sends every unanswered request again, and shows none of it.
 //! 2. A [`WorkerLink`] adds what a worker must keep: leases held, slots free, memo pages, steps awaited.
 //!    The Python SDK is written on these two.
 //! 3. [`Client`] and [`Worker`] are what Rust programs use.
@@ -18,6 +18,7 @@ mod courier;
 mod events;
 mod flight;
 mod link;
+mod routes;
 mod wire;
 
 mod leases;

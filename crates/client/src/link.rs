@@ -1,10 +1,12 @@
 //! One session's connection to the cluster, for programs that ask: requests in, answers out, reconnects unseen.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coda_protocol::cluster::ClusterMap;
 use coda_protocol::frame::Welcome;
-use coda_protocol::ids::Position;
+use coda_protocol::ids::{GroupId, NodeId, Position};
 use coda_protocol::push::Push;
 use coda_protocol::reply::Reply;
 use coda_protocol::request::Request;
@@ -166,11 +168,19 @@ struct LinkHandler {
 impl Handler for LinkHandler {
     type Ticket = Ticket;
 
-    fn greeting(&self) -> Vec<(Request, Ticket)> {
+    fn greeting(&self, _: NodeId) -> Vec<(Request, Ticket)> {
         (self.greeting)().into_iter().map(|request| (request, Ticket::Greeting)).collect()
     }
 
-    fn credits(&self, _out: &mut Vec<u8>) {}
+    fn resume(&self, _: GroupId, _: Option<&ClusterMap>) -> Option<(Request, Ticket)> {
+        None
+    }
+
+    fn leading(&self, _: &BTreeSet<NodeId>) -> Vec<(NodeId, Request, Ticket)> {
+        Vec::new()
+    }
+
+    fn credits(&self, _: NodeId, _: &mut Vec<u8>) {}
 
     fn handle(&self, _courier: &Courier<Self>, news: &mut Vec<News<Ticket>>) {
         let mut batch = Vec::with_capacity(news.len());
@@ -187,8 +197,9 @@ impl Handler for LinkHandler {
                     }
                 }
                 News::Connected { first, welcome } => batch.push(Event::Connected { first, welcome }),
-                News::Push(push) => batch.push(Event::Push(push)),
-                News::Disconnected => batch.push(Event::Disconnected),
+                News::Push(_, push) => batch.push(Event::Push(push)),
+                News::Disconnected { left: 0, .. } => batch.push(Event::Disconnected),
+                News::Disconnected { .. } => {}
                 News::Failed(error) => {
                     batch.push(Event::Failed(error));
                     over = true;

@@ -19,6 +19,8 @@ pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(2_000);
 /// Delays between attempts grow between these, with jitter.
 pub(crate) const RECONNECT_MIN: Duration = Duration::from_millis(20);
 pub(crate) const RECONNECT_MAX: Duration = Duration::from_millis(1_000);
+/// Without any connection for so long, the program's own addresses are tried again: the cluster may have moved.
+pub(crate) const SEEDS_AGAIN_AFTER: Duration = Duration::from_millis(5_000);
 /// A connection that lived at least this long was a good one: delays start again from the smallest.
 pub(crate) const STABLE_AFTER: Duration = Duration::from_millis(1_000);
 /// Delays before a request that was refused as unavailable is sent again.

@@ -1,14 +1,16 @@
-//! One QUIC connection: TLS against the cluster's CA alone, the transport's bounds, hello and welcome.
+//! One QUIC connection: TLS against the cluster's CA alone, the transport's bounds, hello, welcome and map.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use coda_protocol::cluster::ClusterMap;
 use coda_protocol::frame::{
     CLOSE_GOODBYE, CLOSE_REPLACED, CLOSE_SHUTDOWN, CLOSE_TOO_SLOW, Frame, FrameError, Hello, Welcome,
 };
 use coda_protocol::limits::PAYLOAD_STREAMS_MAX;
+use coda_protocol::push::Push;
 use coda_protocol::version::{ALPN_CLIENT, WIRE_VERSIONS, agree};
 use parking_lot::Mutex;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -52,9 +54,10 @@ pub(crate) struct Wire {
     pub connection: Connection,
     pub send: SendStream,
     pub recv: RecvStream,
-    /// What arrived after the welcome.
+    /// What arrived after the map.
     pub buffer: BytesMut,
     pub welcome: Welcome,
+    pub map: ClusterMap,
 }
 
 /// Makes connections from one socket per address family, so that a reconnect costs a handshake and nothing else.
@@ -75,7 +78,7 @@ impl Dialer {
         Ok(Self { config, endpoints: Mutex::new([None, None]), hello })
     }
 
-    /// Connects, says hello and waits for the welcome.
+    /// Connects, says hello and waits for the welcome and the map.
     pub(crate) async fn dial(&self, address: &str) -> Result<Wire, Broken> {
         let for_now = |error: &dyn std::fmt::Display| Broken::ForNow(error.to_string());
         let mut resolved = tokio::net::lookup_host(address).await.map_err(|error| for_now(&error))?;
@@ -185,15 +188,21 @@ async fn greet(connection: &Connection, hello: &Hello) -> Result<Wire, Broken> {
     Frame::Hello { versions: WIRE_VERSIONS, hello: hello.clone() }.encode(&mut out);
     send.write_all(&out).await.map_err(|error| for_now(&error))?;
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let mut welcomed = None;
     loop {
-        match Frame::take(&mut buffer)? {
-            Some(Frame::Welcome(welcome)) => {
+        match (Frame::take(&mut buffer)?, welcomed.take()) {
+            (Some(Frame::Welcome(welcome)), None) => {
                 let theirs = (welcome.version, welcome.version);
                 agree(WIRE_VERSIONS, theirs).ok_or(FrameError::VersionMismatch { ours: WIRE_VERSIONS, theirs })?;
-                return Ok(Wire { connection: connection.clone(), send, recv, buffer, welcome });
+                welcomed = Some(welcome);
+                continue;
             }
-            Some(_) => return Err(FrameError::Unexpected { what: "the first is not a welcome" }.into()),
-            None => {}
+            (Some(Frame::Push(Push::Map(map))), Some(welcome)) => {
+                return Ok(Wire { connection: connection.clone(), send, recv, buffer, welcome, map });
+            }
+            (Some(_), None) => return Err(FrameError::Unexpected { what: "the first is not a welcome" }.into()),
+            (Some(_), Some(_)) => return Err(FrameError::Unexpected { what: "the second is not a map" }.into()),
+            (None, welcome) => welcomed = welcome,
         }
         if read_more(&mut recv, &mut buffer).await.map_err(|error| for_now(&error))? == 0 {
             return Err(Broken::ForNow("the node ended the stream".into()));

@@ -212,6 +212,15 @@ pub enum Work {
     Run(RunId),
 }
 
+impl Slotted for Work {
+    fn slot(&self) -> Slot {
+        match self {
+            Self::Task(task) => task.slot(),
+            Self::Run(run) => run.slot(),
+        }
+    }
+}
+
 impl Work {
     /// Which kind of worker slot it takes.
     #[must_use]

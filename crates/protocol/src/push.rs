@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{LeaseId, Name, RunId, TaskId, Work};
+use crate::cluster::ClusterMap;
+use crate::ids::{GroupId, LeaseId, Name, NodeId, RunId, TaskId, Work};
 use crate::payload::{Payload, WorkOutcome};
 use crate::request::StepKey;
 
@@ -21,6 +22,19 @@ pub enum Push {
     LeaseLost { work: Work, lease: LeaseId },
     /// All of the memo has been sent: what had ended when its first page was read, and perhaps more.
     MemoEnd { run: RunId, lease: LeaseId, steps_ended: u32 },
+    /// Who leads a group, as far as this node knows.
+    Leader(GroupLeader),
+    /// What to route by. The first word after the welcome, and said again when it changes.
+    Map(ClusterMap),
+}
+
+/// Who leads a group. Of two that say different things, the later term is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupLeader {
+    pub group: GroupId,
+    pub term: u64,
+    /// None while nobody does.
+    pub leader: Option<NodeId>,
 }
 
 /// A memo of as many pages as come before its [`Push::MemoEnd`]: they are read as fast as the worker takes them, and

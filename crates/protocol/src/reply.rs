@@ -6,7 +6,8 @@ use std::collections::btree_map::Entry;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use crate::ids::{LeaseId, Name, NodeId, Position, RunId, TaskId, Timestamp, WorkKind, check_name};
+use crate::ids::{GroupId, LeaseId, Name, NodeId, Position, RunId, TaskId, Timestamp, WorkKind, check_name};
+use crate::limits::LIST_ROWS_MAX;
 use crate::payload::{Failure, Payload, WorkOutcome};
 use crate::reject::{Refusal, Reject};
 
@@ -75,13 +76,21 @@ pub struct QueuePage {
     pub next: Option<QueueCursor>,
 }
 
-/// Where a page of queues begins: among those with work by kind and name of it, among those that are only paused, or
+/// Where a page of queues begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueCursor {
+    pub group: GroupId,
+    pub place: QueuePlace,
+}
+
+/// Where it begins within a group: among those with work by kind and name of it, among those that are only paused, or
 /// among those that only have workers. Variants are only ever appended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum QueueCursor {
+pub enum QueuePlace {
     Lane { queue: Name, kind: WorkKind, name: Name },
     Paused(Name),
     Served(Name),
+    First,
 }
 
 /// The pages of a list of queues, put together.
@@ -252,16 +261,56 @@ impl QueueList {
     }
 }
 
+impl LaneList {
+    /// Adds what another group says about the same queue. Each group has its own work; workers serve all of them.
+    pub fn add(&mut self, other: Self) {
+        let summary = other.summary;
+        self.summary.paused |= summary.paused;
+        self.summary.ready += summary.ready;
+        self.summary.leased += summary.leased;
+        self.summary.delayed += summary.delayed;
+        self.summary.workers = self.summary.workers.max(summary.workers);
+        self.lanes_total = self.lanes_total.max(other.lanes_total);
+        self.counted_all &= other.counted_all;
+        for lane in other.lanes {
+            let known = self.lanes.iter().position(|known| (known.kind, &known.name) == (lane.kind, &lane.name));
+            match known {
+                Some(i) => self.lanes[i].add(lane),
+                None if self.lanes.len() < LIST_ROWS_MAX => self.lanes.push(lane),
+                None => {}
+            }
+        }
+    }
+}
+
+impl LaneDescription {
+    fn add(&mut self, other: Self) {
+        // Of two reasons the one of the work that waits; of two of those, either.
+        if self.ready == 0 && (other.ready > 0 || self.waits == Wait::No) {
+            self.waits = other.waits;
+        }
+        self.ready += other.ready;
+        self.leased += other.leased;
+        self.delayed += other.delayed;
+        self.workers = self.workers.max(other.workers);
+        self.free_slots = self.free_slots.max(other.free_slots);
+        self.oldest = match (self.oldest, other.oldest) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
 impl QueueCursor {
     /// Checks the names.
     ///
     /// # Errors
     /// [`Reject::BadName`].
     pub fn check(&self) -> Result<(), Reject> {
-        match self {
-            Self::Lane { queue, name, .. } => check_name(queue).and_then(|()| check_name(name)),
-            Self::Paused(queue) | Self::Served(queue) if queue.is_empty() => Ok(()),
-            Self::Paused(queue) | Self::Served(queue) => check_name(queue),
+        match &self.place {
+            QueuePlace::Lane { queue, name, .. } => check_name(queue).and_then(|()| check_name(name)),
+            QueuePlace::Paused(queue) | QueuePlace::Served(queue) if !queue.is_empty() => check_name(queue),
+            QueuePlace::Paused(_) | QueuePlace::Served(_) | QueuePlace::First => Ok(()),
         }
     }
 }

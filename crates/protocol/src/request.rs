@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cache_key::CacheKey;
-use crate::ids::{LeaseId, Millis, Name, RunId, SessionId, TaskId, Work, WorkKind};
+use crate::ids::{GroupId, LeaseId, Millis, Name, RunId, SessionId, Slot, Slotted, TaskId, Work, WorkKind};
 use crate::payload::{Payload, WorkOutcome};
 use crate::policy::RetryPolicy;
 use crate::reply::QueueCursor;
@@ -24,7 +24,8 @@ pub enum Request {
     Subscribe(Subscribe),
     /// Offer free slots, added to those offered before. Sent without an id: never answered.
     Credit(Credit),
-    /// After a reconnect: the leases this session still works under. The others are handed back. → `Resumed`
+    /// To whoever leads a group, before any work of that group is leased to the session: the leases it still works under.
+    /// The others are handed back. → `Resumed`
     Resume(Resume),
     /// A resident run spawns steps. → `Spawned`
     Spawn(Spawn),
@@ -59,6 +60,36 @@ pub enum Request {
     ListQueuesFrom(Option<QueueCursor>),
     /// Why does a queue's work wait? → `Lanes`
     DescribeLanes(Name),
+}
+
+impl Request {
+    /// The slot whose group it is for. None for what every node answers, or one connection is about.
+    #[must_use]
+    pub fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::StartRun(start) => Some(start.run.slot()),
+            Self::SubmitTask(submit) => Some(submit.task.slot()),
+            Self::AwaitRun(run) | Self::DescribeRun(run) => Some(run.slot()),
+            Self::AwaitTask(task) | Self::DescribeTask(task) => Some(task.slot()),
+            Self::Spawn(spawn) => Some(spawn.run.slot()),
+            Self::RecordStep(record) => Some(record.run.slot()),
+            Self::CompleteTask(complete) => Some(complete.task.slot()),
+            Self::CompleteRun(complete) => Some(complete.run.slot()),
+            Self::Release(release) => Some(release.work.slot()),
+            Self::ParkRun(park) => Some(park.run.slot()),
+            Self::Subscribe(_)
+            | Self::Credit(_)
+            | Self::Resume(_)
+            | Self::EndSession(_)
+            | Self::ListQueues
+            | Self::DescribeQueue(_)
+            | Self::PauseQueue(_)
+            | Self::UnpauseQueue(_)
+            | Self::DescribeNode
+            | Self::ListQueuesFrom(_)
+            | Self::DescribeLanes(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +134,8 @@ pub struct Credit {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
+    pub group: GroupId,
+    /// Leases of this group.
     pub held: Vec<LeaseId>,
 }
 

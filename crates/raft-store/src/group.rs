@@ -249,6 +249,12 @@ impl Group {
         self.0.options.group
     }
 
+    /// This node's id.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.0.options.node
+    }
+
     /// Asks for the state to be made durable and the log before it to be let go, as happens by itself every
     /// [`GroupOptions::checkpoint_log_bytes`]. [`GroupStatus::durable`] tells when.
     pub fn checkpoint(&self) {

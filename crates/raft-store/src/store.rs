@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use coda_protocol::ids::NodeId;
+use coda_protocol::ids::{NodeId, StorageId};
 use parking_lot::Mutex;
 
 use crate::committer::RocksLog;
@@ -55,6 +55,8 @@ struct Inner {
     db: Arc<Db>,
     counters: Arc<StoreCounters>,
     node: Mutex<Option<NodeId>>,
+    storage: StorageId,
+    incarnation: u64,
 }
 
 impl NodeStore {
@@ -72,7 +74,21 @@ impl NodeStore {
         let counters = Arc::new(StoreCounters::default());
         let log = Arc::new(RocksLog::start(db.clone(), counters.clone(), options.sync_delay)?);
         let node = db.get_meta(&node_key(b"node"))?.map(|row| decode_row("node", &row)).transpose()?;
-        Ok(Self(Arc::new(Inner { log, db, counters, node: Mutex::new(node.map(NodeId)) })))
+        let (storage, incarnation) = count_start(&db)?;
+        Ok(Self(Arc::new(Inner { log, db, counters, node: Mutex::new(node.map(NodeId)), storage, incarnation })))
+    }
+
+    /// Made with the folder, and gone with it: a node that comes back with another one has lost what it promised.
+    #[must_use]
+    pub fn storage(&self) -> StorageId {
+        self.0.storage
+    }
+
+    /// How often the folder was opened, this time included: of two processes that say they are one node, the one that
+    /// started later is.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.0.incarnation
     }
 
     /// Binds the folder to a node for good, or checks that it is that node's.
@@ -153,6 +169,15 @@ fn wait_until_unused(mut db: Arc<Db>) {
 
 const CLOSE_WAITS_MAX: u32 = 1_000;
 const CLOSE_WAIT: Duration = Duration::from_millis(1);
+
+/// The folder's id, made on the first start, and the number of this start, on disk before anybody hears it.
+fn count_start(db: &Db) -> Result<(StorageId, u64), StoreError> {
+    let key = node_key(b"starts");
+    let before = db.get_meta(&key)?.map(|row| decode_row::<([u8; 16], u64)>("starts", &row)).transpose()?;
+    let (storage, starts) = before.unwrap_or_else(|| (StorageId::random().0, 0));
+    db.put_meta_synced(&key, &encode_row(&(storage, starts + 1)))?;
+    Ok((StorageId(storage), starts + 1))
+}
 
 fn check_format(db: &Db) -> Result<(), StoreError> {
     let key = node_key(b"format");

@@ -127,6 +127,20 @@ fn a_folder_is_used_by_one_process_at_a_time() {
 }
 
 #[test]
+fn a_folder_has_an_id_of_its_own_and_counts_its_starts() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let start = |dir: &tempfile::TempDir| {
+        let store = NodeStore::open(dir.path(), StoreOptions::default()).unwrap();
+        let start = (store.storage(), store.incarnation());
+        store.close().unwrap();
+        start
+    };
+    let (storage, first) = start(&dir);
+    assert_eq!((first, start(&dir), start(&dir)), (1, (storage, 2), (storage, 3)));
+    assert_ne!(start(&other).0, storage);
+}
+
+#[test]
 fn a_folder_belongs_to_one_node_for_good() {
     let dir = tempfile::tempdir().unwrap();
     let store = NodeStore::open(dir.path(), StoreOptions::default()).unwrap();

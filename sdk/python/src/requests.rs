@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use coda_client::Served;
 use coda_client::protocol::cache_key::CacheKey;
-use coda_client::protocol::ids::{LeaseId, Millis, Name, RunId, SessionId, TaskId, Work, WorkKind};
+use coda_client::protocol::ids::{GroupId, LeaseId, Millis, Name, RunId, SessionId, TaskId, Work, WorkKind};
 use coda_client::protocol::payload::{Failure, Payload, WorkOutcome};
 use coda_client::protocol::policy::RetryPolicy;
-use coda_client::protocol::reply::QueueCursor;
+use coda_client::protocol::reply::{QueueCursor, QueuePlace};
 use coda_client::protocol::request::Subscribe;
 use coda_client::protocol::request::{
     CompleteRun, CompleteTask, ParkRun, RecordStep, Release, Request, Spawn, SpawnStep, StartRun, StepKey, StepKind,
@@ -185,16 +185,19 @@ impl Items<'_, '_> {
 
     /// Where a page of queues begins, as the page before it said.
     fn cursor(&self) -> PyResult<QueueCursor> {
-        let queue = self.name(3)?;
-        match self.small(2)? {
+        let group = GroupId(self.0.get_item(2)?.extract()?);
+        let queue = self.name(4)?;
+        let place = match self.small(3)? {
             0 => {
-                let kind = if self.small(4)? == 0 { WorkKind::Task } else { WorkKind::Run };
-                Ok(QueueCursor::Lane { queue, kind, name: self.name(5)? })
+                let kind = if self.small(5)? == 0 { WorkKind::Task } else { WorkKind::Run };
+                QueuePlace::Lane { queue, kind, name: self.name(6)? }
             }
-            1 => Ok(QueueCursor::Paused(queue)),
-            2 => Ok(QueueCursor::Served(queue)),
-            part => Err(PyValueError::new_err(format!("a list of queues has no part {part}"))),
-        }
+            1 => QueuePlace::Paused(queue),
+            2 => QueuePlace::Served(queue),
+            3 => QueuePlace::First,
+            part => return Err(PyValueError::new_err(format!("a list of queues has no part {part}"))),
+        };
+        Ok(QueueCursor { group, place })
     }
 
     fn payload(&self, index: usize) -> PyResult<Payload> {

@@ -3,7 +3,7 @@
 use coda_client::protocol::ids::{Work, WorkKind};
 use coda_client::protocol::payload::{Payload, WorkOutcome};
 use coda_client::protocol::push::{RunLease, TaskLease};
-use coda_client::protocol::reply::{QueueCursor, Reply, StepState};
+use coda_client::protocol::reply::{QueueCursor, QueuePlace, Reply, StepState};
 use coda_client::protocol::request::{Request, StepKey, StepKind};
 use coda_client::{ClientError, Event, WorkerEvent};
 use pyo3::IntoPyObjectExt;
@@ -185,11 +185,12 @@ fn reply(py: Python<'_>, reply: Reply) -> Tuple<'_> {
 }
 
 /// What the request for the next page has behind its token.
-fn cursor(cursor: QueueCursor) -> (u8, String, u8, String) {
-    match cursor {
-        QueueCursor::Lane { queue, kind, name } => (0, queue.into(), work_kind(kind), name.into()),
-        QueueCursor::Paused(queue) => (1, queue.into(), 0, String::new()),
-        QueueCursor::Served(queue) => (2, queue.into(), 0, String::new()),
+fn cursor(QueueCursor { group, place }: QueueCursor) -> (u32, u8, String, u8, String) {
+    match place {
+        QueuePlace::Lane { queue, kind, name } => (group.0, 0, queue.into(), work_kind(kind), name.into()),
+        QueuePlace::Paused(queue) => (group.0, 1, queue.into(), 0, String::new()),
+        QueuePlace::Served(queue) => (group.0, 2, queue.into(), 0, String::new()),
+        QueuePlace::First => (group.0, 3, String::new(), 0, String::new()),
     }
 }
 

@@ -192,8 +192,8 @@ class FakeCluster:
     def _on_11(self, port: FakePort, token: int, *cursor: Any) -> Any:
         # One queue a page.
         queues = sorted({work.queue for work in self.work.values()} | self.paused)
-        here = [queue for queue in queues if not cursor or queue >= cursor[1]]
-        return [self._summary(queue) for queue in here[:1]], ((1, here[1], 0, "") if here[1:] else None)
+        here = [queue for queue in queues if not cursor or queue >= cursor[2]]
+        return [self._summary(queue) for queue in here[:1]], ((1, 1, here[1], 0, "") if here[1:] else None)
 
     def _summary(self, queue: str) -> dict[str, Any]:
         here = [work for work in self.work.values() if work.queue == queue]

@@ -107,8 +107,9 @@ def test_every_request_has_a_form_that_is_taken() -> None:
         (wire.PARK_RUN, 10, id, 1, 0),
         (wire.END_SESSION, 11, id),
         (wire.LIST_QUEUES, 12),
-        (wire.LIST_QUEUES, 19, 0, "q", 1, "n"),
-        (wire.LIST_QUEUES, 20, 2, "q", 0, ""),
+        (wire.LIST_QUEUES, 19, 1, 0, "q", 1, "n"),
+        (wire.LIST_QUEUES, 20, 2, 2, "q", 0, ""),
+        (wire.LIST_QUEUES, 21, 2, 3, "", 0, ""),
         (wire.DESCRIBE_QUEUE, 13, "q"),
         (wire.PAUSE_QUEUE, 14, "q"),
         (wire.UNPAUSE_QUEUE, 15, "q"),
@@ -119,7 +120,7 @@ def test_every_request_has_a_form_that_is_taken() -> None:
     assert {request[0] for request in requests} == set(range(18))
     link = port()
     link.post_batch(requests)
-    assert {each[1] for each in events(link, 21) if each[0] == wire.REFUSED} == set(range(1, 21))
+    assert {each[1] for each in events(link, 22) if each[0] == wire.REFUSED} == set(range(1, 22))
 
 
 def test_a_worker_with_too_much_to_serve_is_told_so() -> None:

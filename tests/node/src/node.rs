@@ -17,6 +17,7 @@ pub struct TestNode {
     pub clock: Arc<TestClock>,
     pub address: SocketAddr,
     sync_delay: Duration,
+    groups: u16,
     node: Option<Node>,
 }
 
@@ -27,10 +28,19 @@ impl TestNode {
 
     /// On a disk whose syncs take this much longer: what arrives meanwhile waits for the proposer.
     pub async fn start_slow(sync_delay: Duration) -> Self {
+        Self::start_as(sync_delay, 1).await
+    }
+
+    /// With so many groups, all of which it leads.
+    pub async fn start_groups(groups: u16) -> Self {
+        Self::start_as(Duration::ZERO, groups).await
+    }
+
+    async fn start_as(sync_delay: Duration, groups: u16) -> Self {
         logs::collect();
         let dir = tempfile::tempdir().expect("a folder");
         let address = "127.0.0.1:0".parse().expect("constant");
-        let mut one = Self { dir, clock: TestClock::new(), address, sync_delay, node: None };
+        let mut one = Self { dir, clock: TestClock::new(), address, sync_delay, groups, node: None };
         one.go().await;
         one
     }
@@ -56,7 +66,8 @@ impl TestNode {
 
     #[must_use]
     pub fn config(&self) -> NodeConfig {
-        NodeConfig { sync_delay: self.sync_delay, ..NodeConfig::alone(self.dir.path().into(), self.address) }
+        let (sync_delay, groups) = (self.sync_delay, self.groups);
+        NodeConfig { sync_delay, groups, ..NodeConfig::alone(self.dir.path().into(), self.address) }
     }
 
     /// # Errors

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use coda_protocol::frame::{Frame, Hello, Welcome};
-use coda_protocol::ids::{Millis, Name, SessionId, TaskId, WorkKind};
+use coda_protocol::ids::{GroupId, Millis, Name, SessionId, TaskId, WorkKind};
 use coda_protocol::payload::Payload;
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::push::{Push, TaskLease};
@@ -32,6 +32,8 @@ pub struct Raw {
     next_id: u64,
     /// Pushes that came while something else was waited for.
     pushes: Vec<Push>,
+    /// What was said of the cluster: maps and leaders.
+    pub told: Vec<Push>,
 }
 
 /// A client configuration that trusts this authority and speaks these protocols.
@@ -116,7 +118,17 @@ impl Raw {
         let connection = soon("a handshake", connecting).await.expect("connected");
         let (send, recv) = soon("a stream", connection.open_bi()).await.expect("a stream");
         let session = SessionId::random();
-        Self { connection, send, recv, endpoint, session, buffer: BytesMut::new(), next_id: 1, pushes: Vec::new() }
+        Self {
+            connection,
+            send,
+            recv,
+            endpoint,
+            session,
+            buffer: BytesMut::new(),
+            next_id: 1,
+            pushes: Vec::new(),
+            told: Vec::new(),
+        }
     }
 
     #[must_use]
@@ -149,8 +161,26 @@ impl Raw {
         }
     }
 
-    /// The next frame, on the main stream or on one of its own.
+    /// Takes a session over, and goes. Its owner may be back before this one is welcome.
+    pub async fn take_over(mut self, session: SessionId) {
+        let hello = Hello { session, agent: "raw/1".into() };
+        self.say_frame(&Frame::Hello { versions: WIRE_VERSIONS, hello }).await;
+        drop(soon("a welcome, or the end", self.recv.read_chunk(1 << 20, true)).await);
+        self.close(9).await;
+    }
+
+    /// The next frame, but for what is said of the cluster: see [`Raw::told`].
     pub async fn frame(&mut self) -> Frame {
+        loop {
+            match self.any_frame().await {
+                Frame::Push(push @ (Push::Map(_) | Push::Leader(_))) => self.told.push(push),
+                other => return other,
+            }
+        }
+    }
+
+    /// The next frame, on the main stream or on one of its own.
+    async fn any_frame(&mut self) -> Frame {
         loop {
             if let Some(frame) = Frame::take(&mut self.buffer).expect("the node's frames are good") {
                 return frame;
@@ -226,9 +256,15 @@ impl Raw {
 
     /// Says what a worker says first.
     pub async fn serve(&mut self, queue: &str, tasks: &[&str], slots: u32) {
-        self.ask(Request::Resume(Resume { held: Vec::new() })).await.expect("resumed");
+        self.resume(1).await;
         self.subscribe(queue, tasks).await;
         self.credit(queue, slots).await;
+    }
+
+    /// Tells a group's leader that it holds nothing.
+    pub async fn resume(&mut self, group: u32) {
+        let resume = Resume { group: GroupId(group), held: Vec::new() };
+        self.ask(Request::Resume(resume)).await.expect("resumed");
     }
 
     pub async fn subscribe(&mut self, queue: &str, tasks: &[&str]) {

@@ -11,13 +11,13 @@ use coda_node_tests::work::{Calls, run};
 use coda_node_tests::{logs, soon, until};
 use coda_protocol::cache_key::{CacheKey, KeyPart};
 use coda_protocol::frame::Frame;
-use coda_protocol::ids::{LeaseId, Millis, RunId, TaskId, WorkKind};
+use coda_protocol::ids::{GroupId, LeaseId, Millis, RunId, TaskId, WorkKind};
 use coda_protocol::limits::{CREDIT_MAX, LEASES_PER_SESSION_MAX, LIST_ROWS_MAX, PROPOSER_QUEUE_MAX};
 use coda_protocol::payload::Payload;
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::push::Push;
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
-use coda_protocol::reply::{QueueCursor, Reply, Wait};
+use coda_protocol::reply::{QueueCursor, QueuePlace, Reply, Wait};
 use coda_protocol::request::{CompleteTask, Credit, Request, Resume, Spawn, SpawnStep, StepKey, StepKind, SubmitTask};
 use quinn::ConnectionError;
 
@@ -306,7 +306,7 @@ async fn no_session_ever_holds_more_leases_than_it_may_and_its_other_slots_wait(
     // More slots than it may hold leases, over several queues: each queue alone is within its bound.
     let queues: Vec<String> = (0..MAX / CREDIT_MAX as usize + 1).map(|n| format!("queue-{n}")).collect();
     let mut worker = node.raw().await.greet().await;
-    worker.ask(Request::Resume(Resume { held: Vec::new() })).await.unwrap();
+    worker.ask(Request::Resume(Resume { group: GroupId(1), held: Vec::new() })).await.unwrap();
     for (n, queue) in queues.iter().enumerate() {
         worker.subscribe(queue, &["work"]).await;
         worker.credit(queue, CREDIT_MAX).await;
@@ -336,7 +336,9 @@ async fn no_session_ever_holds_more_leases_than_it_may_and_its_other_slots_wait(
     let (session, held) = (worker.session, leases.iter().map(|lease| lease.lease).collect());
     node.restart().await;
     let (mut worker, _) = node.raw().await.greet_as(session).await;
-    let Ok(Reply::Resumed { lost }) = worker.ask(Request::Resume(Resume { held })).await else { panic!() };
+    let Ok(Reply::Resumed { lost }) = worker.ask(Request::Resume(Resume { group: GroupId(1), held })).await else {
+        panic!()
+    };
     assert_eq!(lost, []);
     worker.subscribe(last, &["work"]).await;
     worker.credit(last, CREDIT_MAX).await;
@@ -400,6 +402,7 @@ async fn lists_of_queues_come_in_pages_and_descriptions_say_what_they_leave_out(
     let mut workers = Vec::new();
     for n in 0..3 {
         let mut worker = node.raw().await.greet().await;
+        worker.resume(1).await;
         worker.subscribe(&format!("served-{n}"), &["t"]).await;
         worker.subscribe("queue-7", &["t"]).await;
         workers.push(worker);
@@ -418,10 +421,11 @@ async fn lists_of_queues_come_in_pages_and_descriptions_say_what_they_leave_out(
     assert_eq!((wide.lanes.len(), wide.lanes_total, wide.counted_all), (LIST_ROWS_MAX, NAMES as u64, true));
     assert_eq!(wide.summary.ready, NAMES as u64);
     // A cursor may be anything.
-    for cursor in [
-        QueueCursor::Paused("x".repeat(300).into()),
-        QueueCursor::Lane { queue: "".into(), kind: WorkKind::Run, name: "n".into() },
+    for place in [
+        QueuePlace::Paused("x".repeat(300).into()),
+        QueuePlace::Lane { queue: "".into(), kind: WorkKind::Run, name: "n".into() },
     ] {
+        let cursor = QueueCursor { group: GroupId(1), place };
         let refused = raw.ask(Request::ListQueuesFrom(Some(cursor))).await;
         assert!(matches!(refused, Err(Refusal::Reject(Reject::BadName { .. }))), "{refused:?}");
     }

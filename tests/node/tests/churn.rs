@@ -7,7 +7,7 @@ use coda_node_tests::raw::{Raw, client_config, endpoint, submit, tls};
 use coda_node_tests::work::run;
 use coda_node_tests::{soon, until};
 use coda_protocol::frame::Frame;
-use coda_protocol::ids::{LeaseId, TaskId};
+use coda_protocol::ids::{GroupId, LeaseId, TaskId};
 use coda_protocol::limits::SUBSCRIPTION_NAMES_MAX;
 use coda_protocol::reject::{Refusal, Reject};
 use coda_protocol::reply::Reply;
@@ -25,7 +25,7 @@ async fn nothing_is_left(node: &TestNode) {
 /// Says what workers and clients say, and leaves in one of the ways there are.
 async fn come_and_go(mut raw: Raw, n: usize, never: TaskId) {
     raw = raw.greet().await;
-    raw.ask(Request::Resume(Resume { held: vec![LeaseId(n as u64)] })).await.expect("resumed");
+    raw.ask(Request::Resume(Resume { group: GroupId(1), held: vec![LeaseId(n as u64)] })).await.expect("resumed");
     raw.subscribe("shared", &["nobody does this"]).await;
     raw.subscribe(&format!("queue-{n}"), &["a", "b"]).await;
     raw.credit("shared", 3).await;
@@ -106,7 +106,7 @@ async fn a_connection_resumes_its_session_once_and_keeps_what_it_was_leased_sinc
     let task = client.submit(SubmitOptions::new("held")).await.unwrap();
     let lease = worker.task().await;
     for _ in 0..100 {
-        let again = worker.ask(Request::Resume(Resume { held: Vec::new() })).await;
+        let again = worker.ask(Request::Resume(Resume { group: GroupId(1), held: Vec::new() })).await;
         assert_eq!(again, Err(Refusal::Reject(Reject::ResumedBefore)));
     }
     assert_eq!((lease.task, client.describe_task(task.id()).await.unwrap().attempts), (task.id(), 1));
@@ -125,6 +125,7 @@ async fn a_flood_of_subscriptions_and_credits_is_answered_and_remembered_once() 
         client.post(submit(name, "flooded")).await;
     }
     let mut raw = node.raw().await.greet().await;
+    raw.resume(1).await;
     let subscribe = Subscribe {
         queue: "flooded".into(),
         tasks: names.iter().map(|name| name.as_str().into()).collect(),

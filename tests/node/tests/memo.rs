@@ -11,7 +11,7 @@ use coda_node_tests::work::{Calls, run};
 use coda_node_tests::{logs, soon, until};
 use coda_protocol::cache_key::CacheKey;
 use coda_protocol::frame::Frame;
-use coda_protocol::ids::{RunId, Work, WorkKind};
+use coda_protocol::ids::{GroupId, RunId, Work, WorkKind};
 use coda_protocol::payload::Payload;
 use coda_protocol::push::{MEMO_PAGES_OPEN, MemoPage, Push, RunLease};
 use coda_protocol::reply::Reply;
@@ -24,7 +24,7 @@ const LARGE_STEPS: u32 = (3 * OUTBOX_BYTES_MAX / 2 / LARGE_BYTES) as u32 + 1;
 /// A raw worker of one workflow.
 async fn serve(node: &TestNode, workflow: &str) -> Raw {
     let mut worker = node.raw().await.greet().await;
-    worker.ask(Request::Resume(Resume { held: Vec::new() })).await.expect("resumed");
+    worker.ask(Request::Resume(Resume { group: GroupId(1), held: Vec::new() })).await.expect("resumed");
     let subscribe = Subscribe { queue: "default".into(), tasks: Vec::new(), workflows: vec![workflow.into()] };
     worker.ask(Request::Subscribe(subscribe)).await.expect("subscribed");
     credit(&mut worker).await;

@@ -203,7 +203,7 @@ async fn a_leader_that_panics_again_and_again_fails_the_node() {
         }
     });
     let why = soon("the node gives up", node.node().failed()).await;
-    assert!(why.contains("the leader failed"), "{why}");
+    assert!(why.contains("the leader of group 1 failed"), "{why}");
     breaking.abort();
     assert_eq!(logs::matching("giving up").len(), 1);
     node.stop().await;

@@ -9,7 +9,7 @@ use coda_node_tests::raw::Raw;
 use coda_node_tests::relay::Relay;
 use coda_node_tests::work::{Calls, run};
 use coda_node_tests::{soon, until};
-use coda_protocol::ids::{LeaseId, SessionId, TaskId};
+use coda_protocol::ids::{GroupId, LeaseId, SessionId, TaskId};
 use coda_protocol::payload::Payload;
 use coda_protocol::push::TaskLease;
 use coda_protocol::reject::{Refusal, Reject};
@@ -21,7 +21,7 @@ fn complete(task: TaskId, lease: LeaseId) -> Request {
 }
 
 fn resume(held: &[LeaseId]) -> Request {
-    Request::Resume(Resume { held: held.to_vec() })
+    Request::Resume(Resume { group: GroupId(1), held: held.to_vec() })
 }
 
 /// A raw worker that holds the lease of one task.
@@ -219,7 +219,11 @@ async fn whatever_reconnects_in_the_middle_of_grants_nothing_is_lost_and_nothing
     let session = options.session;
     let worker = run(coda_client::Worker::builder(options).task_slots(8).task("count", move |n: u64| {
         counted.call(n);
-        async move { Ok::<_, BoxError>(n) }
+        async move {
+            // Longer than a connection takes: there is something left to interrupt.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            Ok::<_, BoxError>(n)
+        }
     }));
     let results: Vec<_> = (0..TASKS)
         .map(|n| {
@@ -233,8 +237,7 @@ async fn whatever_reconnects_in_the_middle_of_grants_nothing_is_lost_and_nothing
     // Somebody else takes the session over again and again; its owner comes back each time and goes on.
     let mut replaced = 0;
     while calls.count() < TASKS as usize {
-        let (intruder, _) = node.raw().await.greet_as(session).await;
-        intruder.close(9).await;
+        node.raw().await.take_over(session).await;
         replaced += 1;
         let goal = (calls.count() + 50).min(TASKS as usize);
         until("its owner is back", || async { (calls.count() >= goal).then_some(()) }).await;

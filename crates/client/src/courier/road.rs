@@ -1,114 +1,113 @@
-//! The courier's one task: connect, write, read, and connect again.
+//! The way to one node: connect, write, read, and connect again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::{Bytes, BytesMut};
 use coda_protocol::frame::{CLOSE_GOODBYE, Frame, FrameError};
+use coda_protocol::ids::NodeId;
 use coda_protocol::limits::{FRAME_BYTES_MAX, PAYLOAD_STREAMS_MAX};
+use coda_protocol::push::Push;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
-use tokio::sync::Semaphore;
-use tracing::{debug, info, warn};
+use tokio::sync::{Notify, RwLock, watch};
+use tracing::{debug, info};
 
-use super::{Courier, Handler, INLINE_MAX, LENGTH_BYTES, News, State, encode, kib};
+use super::roads::delays;
+use super::{Courier, Handler, INLINE_MAX, LENGTH_BYTES, News, State, kib};
 use crate::error::ClientError;
-use crate::flight::{Class, Settled};
-use crate::options::{ATTEMPT_TIMEOUT, GOODBYE_TIMEOUT, RECONNECT_MAX, RECONNECT_MIN, STABLE_AFTER, WRITE_BYTES_MAX};
+use crate::flight::{Class, Frames, Settled};
+use crate::options::{ATTEMPT_TIMEOUT, RECONNECT_MAX, STABLE_AFTER, WRITE_BYTES_MAX};
 use crate::wire::{Broken, Dialer, Wire, broken, read_more, refuse};
 
-impl<H: Handler> Courier<H> {
-    pub(super) async fn run(self: Arc<Self>, addresses: Vec<String>, dialer: Dialer) {
-        let mut closing = self.closing.subscribe();
-        let error = tokio::select! {
-            error = self.stay_connected(&addresses, &dialer) => error,
-            _ = closing.wait_for(|closing| *closing) => ClientError::Closed,
-        };
-        if error != ClientError::Closed {
-            warn!(code = error.code(), %error, "link failed for good");
-        }
-        // A connection that was open has been closed by its `Goodbye`; let that leave.
-        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, dialer.idle()).await;
-        let tickets = {
-            let mut flight = self.flight.lock();
-            self.state.send_replace(State::Over(error.clone()));
-            flight.take_all()
-        };
-        self.settled.notify_waiters();
-        [&self.prompt, &self.waits, &self.kib].into_iter().for_each(Semaphore::close);
-        let mut news: Vec<_> =
-            tickets.into_iter().map(|ticket| News::Answered { ticket, result: Err(error.clone()) }).collect();
-        news.push(News::Failed(error));
-        self.handler.handle(&self, &mut news);
-    }
+/// Neither a goodbye nor anything that a node would take for the session's end.
+const CLOSE_WRONG_NODE: u32 = 0;
 
-    /// Connects, serves, and connects again, until no address will ever do.
-    async fn stay_connected(&self, addresses: &[String], dialer: &Dialer) -> ClientError {
-        let delays = ExponentialBuilder::default()
-            .with_min_delay(RECONNECT_MIN)
-            .with_max_delay(RECONNECT_MAX)
-            .with_jitter()
-            .without_max_times();
-        let mut delay = delays.build();
-        // Clients of one cluster should not all choose its first node.
-        let mut turn = rand::random_range(0..addresses.len());
-        let mut first = true;
-        let mut hopeless = 0;
+pub(super) struct Road<H: Handler> {
+    pub courier: Arc<Courier<H>>,
+    pub dialer: Arc<Dialer>,
+    /// Held while dialling.
+    pub dialling: Arc<RwLock<()>>,
+    pub node: NodeId,
+    pub addresses: watch::Receiver<Vec<String>>,
+}
+
+impl<H: Handler> Road<H> {
+    /// Connects, serves, and connects again, until the node will never do.
+    pub async fn keep(self, mut wire: Option<(String, Wire)>) -> ClientError {
+        let mut delay = delays();
+        let mut turn = 0;
         loop {
-            let address = &addresses[turn % addresses.len()];
-            let dialed = tokio::time::timeout(ATTEMPT_TIMEOUT, dialer.dial(address)).await;
+            let (address, dialed) = match wire.take() {
+                Some((address, wire)) => (address, Ok(wire)),
+                None => self.dial(turn).await,
+            };
+            turn += 1;
             let end = match dialed {
-                Ok(Ok(wire)) => {
+                Ok(wire) => {
                     let since = Instant::now();
-                    hopeless = 0;
-                    let end = self.serve(address, wire, first).await;
-                    first = false;
+                    let end = self.courier.serve(self.node, &address, wire).await;
                     if since.elapsed() >= STABLE_AFTER {
-                        delay = delays.build();
+                        delay = delays();
                     }
                     end
                 }
-                Ok(Err(end)) => end,
-                Err(_) => Broken::ForNow("no answer".into()),
+                Err(end) => end,
             };
             match end {
                 Broken::ForNow(reason) => {
-                    info!(%address, reason, "not connected, trying again");
-                    hopeless = 0;
-                    self.state.send_replace(State::Connecting { last: format!("{address}: {reason}") });
+                    info!(node = self.node.0, %address, reason, "not connected, trying again");
+                    self.courier.not_connected(&address, &reason);
                 }
-                Broken::ForGood(error) => {
-                    hopeless += 1;
-                    if hopeless >= addresses.len() {
-                        return error;
-                    }
-                    warn!(%address, code = error.code(), %error, "node refused, trying the next address");
-                    self.state.send_replace(State::Connecting { last: format!("{address}: {error}") });
-                }
+                Broken::ForGood(error) => return error,
             }
-            turn += 1;
             tokio::time::sleep(delay.next().unwrap_or(RECONNECT_MAX)).await;
         }
     }
 
-    async fn serve(&self, address: &str, wire: Wire, first: bool) -> Broken {
-        let Wire { connection, send, recv, buffer, welcome } = wire;
-        let mut goodbye = Goodbye { connection: &connection, armed: true };
-        info!(%address, node = welcome.node.0, "connected");
-        let freed = self.flight.lock().restart(H::is_abandoned);
-        freed.into_iter().for_each(|freed| self.free(freed));
-        let head = self.greet();
-        self.tell(News::Connected { first, welcome });
-        self.state.send_replace(State::Up);
-        let ended = tokio::select! {
-            ended = self.write(&connection, send, head) => ended,
-            ended = self.read(&connection, recv, buffer) => ended,
+    async fn dial(&self, turn: usize) -> (String, Result<Wire, Broken>) {
+        let address = {
+            let addresses = self.addresses.borrow();
+            addresses[turn % addresses.len()].clone()
         };
-        goodbye.armed = false;
-        self.tell(News::Disconnected);
+        let _dialling = self.dialling.read().await;
+        let dialed = match tokio::time::timeout(ATTEMPT_TIMEOUT, self.dialer.dial(&address)).await {
+            Ok(Ok(wire)) if wire.welcome.node != self.node => {
+                let why = format!("node {} answers there, not node {}", wire.welcome.node.0, self.node.0);
+                wire.connection.close(VarInt::from_u32(CLOSE_WRONG_NODE), why.as_bytes());
+                Err(Broken::ForNow(why))
+            }
+            Ok(dialed) => dialed,
+            Err(_) => Err(Broken::ForNow("no answer".into())),
+        };
+        (address, dialed)
+    }
+}
+
+impl<H: Handler> Courier<H> {
+    async fn serve(&self, node: NodeId, address: &str, wire: Wire) -> Broken {
+        let Wire { connection, send, recv, mut buffer, welcome, map } = wire;
+        let wake = Arc::new(Notify::new());
+        let mut open = Open { courier: self, connection: &connection, node, is_goodbye: true };
+        info!(%address, node = node.0, "connected");
+        self.flight.lock().up(node, wake.clone());
+        self.tell(News::Connected { first: !self.was_up.swap(true, Ordering::Relaxed), welcome });
+        self.state.send_replace(State::Up);
+        // Who leads came with the map: it is heard before anything is sent.
+        if let Err(error) = self.take(node, Frame::Push(Push::Map(map)), &mut buffer) {
+            let error = ClientError::Protocol(error);
+            refuse(&connection, &error);
+            return Broken::ForGood(error);
+        }
+        self.greet(node);
+        let ended = tokio::select! {
+            ended = self.write(node, &wake, &connection, send) => ended,
+            ended = self.read(node, &connection, recv, buffer) => ended,
+        };
+        open.is_goodbye = false;
+        drop(open);
         match ended {
             Err(error) => {
                 let error = ClientError::Protocol(error);
@@ -123,24 +122,16 @@ impl<H: Handler> Courier<H> {
         }
     }
 
-    /// What goes before everything else. Greetings neither overtake nor are overtaken: they go on the shared stream
-    /// whatever their size.
-    fn greet(&self) -> Vec<u8> {
-        let mut head = Vec::new();
-        for (request, ticket) in self.handler.greeting() {
-            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            let frame = Bytes::from(encode(id, request));
-            head.extend_from_slice(&frame);
-            self.flight.lock().add_written(id, frame, Class::Greeting, ticket);
-        }
-        self.handler.credits(&mut head);
-        head
-    }
-
     /// Everything that waits goes out in one write per wake-up; large frames on streams of their own beside it.
-    async fn write(&self, connection: &Connection, mut send: SendStream, head: Vec<u8>) -> Result<End, FrameError> {
-        let mut out = head;
-        let mut frames = Vec::new();
+    async fn write(
+        &self,
+        node: NodeId,
+        wake: &Notify,
+        connection: &Connection,
+        mut send: SendStream,
+    ) -> Result<End, FrameError> {
+        let mut out = Vec::new();
+        let mut frames = Frames::default();
         let mut payloads = FuturesUnordered::new();
         loop {
             if !out.is_empty() {
@@ -159,24 +150,21 @@ impl<H: Handler> Courier<H> {
             out.shrink_to(2 * WRITE_BYTES_MAX);
             let retry = {
                 let mut flight = self.flight.lock();
-                flight.fill(Instant::now(), INLINE_MAX, &mut frames);
+                flight.fill(node, Instant::now(), INLINE_MAX, &mut frames);
                 flight.next_retry()
             };
-            // Read after the frames are taken and written before them: a completion never leaves without its credit.
-            self.handler.credits(&mut out);
-            for frame in frames.drain(..) {
-                if frame.len() > INLINE_MAX {
-                    payloads.push(send_payload(connection, frame));
-                } else {
-                    out.extend_from_slice(&frame);
-                }
-            }
+            frames.greetings.drain(..).for_each(|frame| out.extend_from_slice(&frame));
+            // Read after the frames are taken and written before them: a completion never leaves without its credit. And
+            // behind what subscribes: a credit means nothing before that.
+            self.handler.credits(node, &mut out);
+            frames.shared.drain(..).for_each(|frame| out.extend_from_slice(&frame));
+            payloads.extend(frames.alone.drain(..).map(|frame| send_payload(connection, frame)));
             if !out.is_empty() {
                 continue;
             }
             let due = tokio::time::Instant::from_std(retry.unwrap_or_else(Instant::now));
             tokio::select! {
-                () = self.wake.notified() => {}
+                () = wake.notified() => {}
                 () = tokio::time::sleep_until(due), if retry.is_some() => {}
                 Some(()) = payloads.next() => {}
             }
@@ -185,6 +173,7 @@ impl<H: Handler> Courier<H> {
 
     async fn read(
         &self,
+        node: NodeId,
         connection: &Connection,
         mut recv: RecvStream,
         mut buffer: BytesMut,
@@ -200,7 +189,7 @@ impl<H: Handler> Courier<H> {
                     Err(error) => break Some(error),
                 }
             };
-            self.deliver(&mut frames, &mut news)?;
+            self.deliver(node, &mut frames, &mut news)?;
             if let Some(error) = malformed {
                 return Err(error);
             }
@@ -218,21 +207,46 @@ impl<H: Handler> Courier<H> {
         }
     }
 
+    /// Sorts a frame and those that have arrived behind it.
+    fn take(&self, node: NodeId, first: Frame, buffer: &mut BytesMut) -> Result<(), FrameError> {
+        let mut frames = vec![first];
+        while let Some(frame) = Frame::take(buffer)? {
+            frames.push(frame);
+        }
+        self.deliver(node, &mut frames, &mut Vec::new())
+    }
+
     /// Sorts a batch of frames: one lock, one call of the handler.
-    fn deliver(&self, frames: &mut Vec<Frame>, news: &mut Vec<News<H::Ticket>>) -> Result<(), FrameError> {
+    fn deliver(
+        &self,
+        node: NodeId,
+        frames: &mut Vec<Frame>,
+        news: &mut Vec<News<H::Ticket>>,
+    ) -> Result<(), FrameError> {
         if frames.is_empty() {
             return Ok(());
         }
         let now = Instant::now();
         let mut unexpected = None;
-        let mut again = false;
+        let (mut again, mut moved) = (false, false);
         let (mut prompt, mut waits, mut bytes) = (0, 0, 0);
         let mut flight = self.flight.lock();
         for frame in frames.drain(..) {
             let (id, answer) = match frame {
                 Frame::Answer { id, answer } => (id, answer),
+                Frame::Push(Push::Map(map)) => {
+                    if flight.routes.set_map(map) {
+                        self.map.send_replace(flight.routes.map().cloned());
+                        moved = true;
+                    }
+                    continue;
+                }
+                Frame::Push(Push::Leader(leader)) => {
+                    moved |= flight.routes.set_leader(leader);
+                    continue;
+                }
                 Frame::Push(push) => {
-                    news.push(News::Push(push));
+                    news.push(News::Push(node, push));
                     continue;
                 }
                 Frame::Hello { .. } | Frame::Welcome(_) | Frame::Request { .. } => {
@@ -240,7 +254,7 @@ impl<H: Handler> Courier<H> {
                     break;
                 }
             };
-            match flight.settle(id, answer, now, rand::random()) {
+            match flight.settle(node, id, answer, now, rand::random()) {
                 Settled::Answered { ticket, more, result, freed } => {
                     match freed.class {
                         Class::Greeting | Class::Internal => {}
@@ -264,7 +278,11 @@ impl<H: Handler> Courier<H> {
             }
         }
         if again {
-            self.wake.notify_one();
+            self.wake();
+        }
+        // Before the handler: what it sends next goes where it belongs now.
+        if moved {
+            self.reroute();
         }
         self.handler.handle(self, news);
         if is_settled {
@@ -277,17 +295,39 @@ impl<H: Handler> Courier<H> {
 /// The connection or its shared stream is gone; [`broken`] finds out why.
 struct End;
 
-/// Says goodbye when the courier is stopped in the middle of a connection.
-struct Goodbye<'a> {
+/// A connection that is in use, however its use ends. Says goodbye when the courier is stopped in the middle of it.
+struct Open<'a, H: Handler> {
+    courier: &'a Courier<H>,
     connection: &'a Connection,
-    armed: bool,
+    node: NodeId,
+    is_goodbye: bool,
 }
 
-impl Drop for Goodbye<'_> {
+impl<H: Handler> Drop for Open<'_, H> {
     fn drop(&mut self) {
-        if self.armed {
+        if self.is_goodbye {
             self.connection.close(VarInt::from_u32(CLOSE_GOODBYE), b"goodbye");
         }
+        let (freed, left) = {
+            let mut flight = self.courier.flight.lock();
+            (flight.down(self.node, H::is_abandoned), flight.routes.nodes_up())
+        };
+        freed.into_iter().for_each(|freed| self.courier.free(freed));
+        // The end of the courier says all there is to say.
+        if *self.courier.closing.borrow() {
+            return;
+        }
+        if left == 0 {
+            self.courier.state.send_if_modified(|state| {
+                let up = matches!(state, State::Up);
+                if up {
+                    *state = State::Connecting { last: "the connection was lost".into() };
+                }
+                up
+            });
+        }
+        self.courier.tell(News::Disconnected { node: self.node, left });
+        self.courier.reroute();
     }
 }
 

@@ -13,7 +13,7 @@ impl<P> Leases<P> {
     /// Before a request is sent.
     pub(crate) fn begin(&mut self, intent: &Intent) -> Verdict {
         match intent {
-            Intent::Ask | Intent::Resume => Verdict::Send,
+            Intent::Ask | Intent::Resume { .. } => Verdict::Send,
             Intent::Spawn { hold, keys } => {
                 if let Some(held) = self.held.get_mut(hold) {
                     held.pending.extend(keys.iter().cloned());
@@ -68,9 +68,9 @@ impl<P> Leases<P> {
     ) -> Option<P> {
         match intent {
             Intent::Ask => None,
-            Intent::Resume => {
+            Intent::Resume { holds } => {
                 match result {
-                    Ok((Reply::Resumed { lost }, _)) => self.on_resumed(std::mem::take(lost), events),
+                    Ok((Reply::Resumed { lost }, _)) => self.on_resumed(holds, std::mem::take(lost), events),
                     Ok((reply, _)) => warn!(?reply, "resume was answered with something else"),
                     Err(error) => warn!(code = error.code(), %error, "resume was refused"),
                 }

@@ -10,7 +10,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::link::Answered;
+use crate::routes::tests::map;
 
+const NODE: NodeId = NodeId(1);
 const QUEUE: &str = "emails";
 const SLOTS: u32 = 4;
 
@@ -20,6 +22,19 @@ struct World {
     events: Vec<WorkerEvent>,
     back: Vec<Hold>,
     credit: [u32; 2],
+}
+
+/// What a node is offered with the next write.
+fn credits(leases: &mut Leases<&'static str>, node: NodeId) -> Vec<Credit> {
+    let mut out = Vec::new();
+    leases.credits(node, &mut out);
+    let mut buffer = BytesMut::from(&out[..]);
+    let mut credits = Vec::new();
+    while let Some(frame) = Frame::take(&mut buffer).unwrap() {
+        let Frame::Request { id: 0, request: Request::Credit(credit) } = frame else { panic!("{frame:?}") };
+        credits.push(credit);
+    }
+    credits
 }
 
 impl World {
@@ -33,26 +48,24 @@ impl World {
         world
     }
 
-    fn connect(&mut self) -> Vec<Request> {
+    /// Connects to the node, which leads the only group. Returns what its leader is told to be held.
+    fn connect(&mut self) -> Vec<LeaseId> {
         self.credit = [0; 2];
-        let greeting = self.leases.greeting();
+        self.leases.greeting(NODE);
+        self.leases.leading(&BTreeSet::from([NODE]));
         self.write();
-        greeting
+        self.leases.resume(GroupId(1), None).0.held
     }
 
     /// The link writes: the node learns of credit.
     fn write(&mut self) {
-        let mut out = Vec::new();
-        self.leases.credits(&mut out);
-        let mut buffer = BytesMut::from(&out[..]);
-        while let Some(frame) = Frame::take(&mut buffer).unwrap() {
-            let Frame::Request { id: 0, request: Request::Credit(credit) } = frame else { panic!("{frame:?}") };
+        for credit in credits(&mut self.leases, NODE) {
             self.credit[credit.kind as usize] += credit.slots;
         }
     }
 
     fn push(&mut self, push: Push) {
-        self.leases.on_push(push, &mut self.events, &mut self.back);
+        self.leases.on_push(NODE, push, &mut self.events, &mut self.back);
     }
 
     fn lease_task(&mut self, n: u8) -> Hold {
@@ -197,8 +210,8 @@ fn a_run_with_an_open_memo_starts_at_its_end_and_not_before() {
     // Cut off: not named when the connection is back.
     w.lease_run(2, MEMO_PAGES_OPEN);
     w.page(2, &[1]);
-    w.leases.on_disconnected();
-    assert_eq!(w.connect()[0], Request::Resume(Resume { held: vec![LeaseId(1)] }));
+    w.leases.on_disconnected(NODE);
+    assert_eq!(w.connect(), [LeaseId(1)]);
     w.memo_end(2, 9);
     assert!(w.events.is_empty());
 }
@@ -223,9 +236,8 @@ fn a_run_whose_pages_were_cut_off_is_forgotten_and_not_resumed() {
     w.lease_run(1, 2);
     let kept = w.lease_task(2);
     w.page(1, &[1]);
-    w.leases.on_disconnected();
-    let greeting = w.connect();
-    assert_eq!(greeting[0], Request::Resume(Resume { held: vec![kept.1] }));
+    w.leases.on_disconnected(NODE);
+    assert_eq!(w.connect(), [kept.1]);
     assert_eq!(w.credit, [SLOTS - 1, SLOTS]);
 }
 
@@ -272,9 +284,10 @@ fn a_lost_lease_keeps_its_slot_until_it_is_abandoned_and_is_not_resumed() {
     let mut w = World::new();
     let (lost, ending) = (w.lease_task(1), w.lease_task(2));
     w.end(ending);
-    let _ = w.finish(&Intent::Resume, Ok((Reply::Resumed { lost: vec![lost.1, ending.1] }, Position::default())));
+    let resume = Intent::Resume { holds: vec![lost, ending] };
+    let _ = w.finish(&resume, Ok((Reply::Resumed { lost: vec![lost.1, ending.1] }, Position::default())));
     assert_eq!(w.names(), ["task", "task", "lost"]);
-    assert_eq!(w.connect()[0], Request::Resume(Resume { held: vec![ending.1] }));
+    assert_eq!(w.connect(), [ending.1]);
     assert_eq!(w.credit[0], SLOTS - 1);
     assert!(w.leases.abandon(lost));
     w.write();
@@ -319,8 +332,51 @@ fn a_draining_worker_hands_new_work_back_and_offers_nothing() {
     assert_eq!(w.back, [late]);
     w.end(kept);
     assert_eq!(w.credit[0], SLOTS - 2);
-    assert_eq!(w.connect().len(), 1);
+    assert!(w.leases.greeting(NODE).is_empty());
+    w.connect();
     assert_eq!(w.credit, [0, 0]);
+}
+
+#[test]
+fn each_group_hears_of_its_own_leases() {
+    let mut w = World::new();
+    let holds: Vec<Hold> = (1..40).map(|n| w.lease_task(n)).collect();
+    let map = map(1, 3);
+    let mut heard = 0;
+    for group in 1..=3 {
+        let (Resume { group, held }, resumed) = w.leases.resume(GroupId(group), Some(&map));
+        let mine = |hold: &&Hold| map.group_of(hold.0.slot()) == group;
+        assert_eq!(held, holds.iter().filter(mine).map(|hold| hold.1).collect::<Vec<_>>());
+        assert_eq!(resumed.len(), held.len());
+        heard += held.len();
+    }
+    assert_eq!(heard, holds.len());
+}
+
+#[test]
+fn slots_are_spread_over_those_that_lead_and_come_back_from_those_that_do_no_more() {
+    const OTHER: NodeId = NodeId(2);
+    let mut w = World::new();
+    w.leases.on_disconnected(NODE);
+    for node in [NODE, OTHER] {
+        w.leases.greeting(node);
+    }
+    assert!(w.leases.leading(&BTreeSet::from([NODE, OTHER])).is_empty());
+    let slots = |w: &mut World, node| {
+        let tasks = credits(&mut w.leases, node).into_iter().filter(|credit| credit.kind == WorkKind::Task);
+        tasks.map(|credit| credit.slots).sum::<u32>()
+    };
+    assert_eq!([slots(&mut w, NODE), slots(&mut w, OTHER), slots(&mut w, NODE)], [2, 2, 0]);
+    let task = w.lease_task(1);
+    assert_eq!([slots(&mut w, NODE), slots(&mut w, OTHER)], [0, 0], "the other one's are not taken from it");
+    w.begin(&Intent::End { hold: task });
+    assert_eq!([slots(&mut w, OTHER), slots(&mut w, NODE)], [0, 1]);
+    let anew = w.leases.leading(&BTreeSet::from([NODE]));
+    assert!(matches!(&anew[..], [(OTHER, Request::Subscribe(_))]), "{anew:?}");
+    assert_eq!([slots(&mut w, OTHER), slots(&mut w, NODE)], [0, 2]);
+    w.leases.on_disconnected(NODE);
+    assert!(w.leases.leading(&BTreeSet::from([OTHER])).is_empty());
+    assert_eq!(slots(&mut w, OTHER), SLOTS);
 }
 
 #[test]
@@ -365,7 +421,7 @@ proptest! {
                     w.leases.abandon(hold);
                 }
                 5 => {
-                    w.leases.on_disconnected();
+                    w.leases.on_disconnected(NODE);
                     w.connect();
                 }
                 _ => {}

@@ -1,6 +1,9 @@
 //! Between the courier and the leases: what requests mean, what news do, who is told.
 
-use coda_protocol::ids::{Position, Work};
+use std::collections::BTreeSet;
+
+use coda_protocol::cluster::ClusterMap;
+use coda_protocol::ids::{GroupId, NodeId, Position, Work};
 use coda_protocol::payload::check_outcome;
 use coda_protocol::reply::Reply;
 use coda_protocol::request::{Release, Request};
@@ -92,18 +95,23 @@ impl WorkerHandler {
 impl Handler for WorkerHandler {
     type Ticket = Ticket;
 
-    fn greeting(&self) -> Vec<(Request, Ticket)> {
-        let requests = self.leases.lock().greeting().into_iter();
-        let intent =
-            |request: &Request| if matches!(request, Request::Resume(_)) { Intent::Resume } else { Intent::Ask };
-        requests
-            .map(|request| (intent(&request), request))
-            .map(|(intent, request)| (request, Ticket::quiet(intent)))
-            .collect()
+    fn greeting(&self, node: NodeId) -> Vec<(Request, Ticket)> {
+        let requests = self.leases.lock().greeting(node).into_iter();
+        requests.map(|request| (request, Ticket::quiet(Intent::Ask))).collect()
     }
 
-    fn credits(&self, out: &mut Vec<u8>) {
-        self.leases.lock().credits(out);
+    fn resume(&self, group: GroupId, map: Option<&ClusterMap>) -> Option<(Request, Ticket)> {
+        let (resume, holds) = self.leases.lock().resume(group, map);
+        Some((Request::Resume(resume), Ticket::quiet(Intent::Resume { holds })))
+    }
+
+    fn leading(&self, nodes: &BTreeSet<NodeId>) -> Vec<(NodeId, Request, Ticket)> {
+        let anew = self.leases.lock().leading(nodes).into_iter();
+        anew.map(|(node, request)| (node, request, Ticket::quiet(Intent::Ask))).collect()
+    }
+
+    fn credits(&self, node: NodeId, out: &mut Vec<u8>) {
+        self.leases.lock().credits(node, out);
     }
 
     fn handle(&self, courier: &Courier<Self>, news: &mut Vec<News<Ticket>>) {
@@ -112,15 +120,17 @@ impl Handler for WorkerHandler {
         let mut leases = self.leases.lock();
         for news in news.drain(..) {
             match news {
-                News::Push(push) => leases.on_push(push, &mut batch, &mut back),
+                News::Push(node, push) => leases.on_push(node, push, &mut batch, &mut back),
                 News::Answered { ticket, mut result } => {
                     released.extend(leases.finish(&ticket.intent, &mut result, &mut batch));
                     answer(ticket.to, result, &mut batch);
                 }
                 News::Connected { first, welcome } => batch.push(WorkerEvent::Connected { first, welcome }),
-                News::Disconnected => {
-                    leases.on_disconnected();
-                    batch.push(WorkerEvent::Disconnected);
+                News::Disconnected { node, left } => {
+                    leases.on_disconnected(node);
+                    if left == 0 {
+                        batch.push(WorkerEvent::Disconnected);
+                    }
                 }
                 News::Failed(error) => {
                     error!(code = error.code(), %error, "worker cannot go on");

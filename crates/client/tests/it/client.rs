@@ -1,10 +1,10 @@
 //! Starting work and waiting for it.
 
 use coda_client::protocol::frame::CLOSE_SHUTDOWN;
-use coda_client::protocol::ids::WorkKind;
+use coda_client::protocol::ids::{GroupId, WorkKind};
 use coda_client::protocol::payload::{Failure, Payload};
 use coda_client::protocol::reject::Reject;
-use coda_client::protocol::reply::{QueueCursor, QueuePage, QueueSummary, Reply};
+use coda_client::protocol::reply::{QueueCursor, QueuePage, QueuePlace, QueueSummary, Reply};
 use coda_client::protocol::request::Request;
 use coda_client::{Client, RunError, StartOptions};
 
@@ -75,7 +75,8 @@ async fn a_reply_of_the_wrong_kind_is_an_error_with_a_code() {
     let summary = QueueSummary { queue: "q".into(), paused: true, ready: 1, leased: 2, delayed: 3, workers: 4 };
     let serve = async {
         // Two pages, of which the second goes on with the same queue.
-        let next = QueueCursor::Lane { queue: "q".into(), kind: WorkKind::Run, name: "n".into() };
+        let place = QueuePlace::Lane { queue: "q".into(), kind: WorkKind::Run, name: "n".into() };
+        let next = QueueCursor { group: GroupId(1), place };
         let (id, first) = peer.asked().await;
         assert_eq!(first, Request::ListQueuesFrom(None));
         let page = QueuePage { queues: vec![summary.clone()], next: Some(next.clone()) };

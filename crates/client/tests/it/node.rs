@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use coda_client::ConnectOptions;
+use coda_client::protocol::cluster::{ClusterMap, MapGroup, MapNode, NodeState};
 use coda_client::protocol::frame::{Frame, Hello, Welcome};
-use coda_client::protocol::ids::{NodeId, Position};
+use coda_client::protocol::ids::{ClusterId, GroupId, NodeId, Position};
 use coda_client::protocol::limits::FRAME_BYTES_MAX;
-use coda_client::protocol::push::Push;
+use coda_client::protocol::push::{GroupLeader, Push};
 use coda_client::protocol::reject::Refusal;
 use coda_client::protocol::reply::{Answer, Reply};
 use coda_client::protocol::request::Request;
+use coda_client::protocol::slots::SlotMap;
 use coda_client::protocol::version::ALPN_CLIENT;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 
+const NODE: NodeId = NodeId(1);
 /// Nothing in these tests takes this long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,6 +33,7 @@ pub struct Node {
 
 /// One client connection. `answer` and `push` write at once.
 pub struct Peer {
+    address: SocketAddr,
     pub connection: Connection,
     pub hello: Hello,
     send: SendStream,
@@ -71,7 +75,7 @@ impl Node {
             let (send, mut recv) = connection.accept_bi().await.unwrap();
             let mut buffer = BytesMut::new();
             let Frame::Hello { hello, .. } = read(&mut recv, &mut buffer).await else { panic!("no hello") };
-            Peer { connection, hello, send, recv, buffer }
+            Peer { address: self.address, connection, hello, send, recv, buffer }
         })
         .await
     }
@@ -84,10 +88,25 @@ impl Node {
     }
 }
 
+/// Of a cluster of this node and one group.
+fn map(address: SocketAddr) -> ClusterMap {
+    let client_addr = address.to_string().into();
+    ClusterMap {
+        version: 1,
+        cluster: ClusterId([7; 16]),
+        commands_version: 1,
+        nodes: vec![MapNode { node: NODE, client_addr, zone: "".into(), state: NodeState::Active }],
+        groups: vec![MapGroup { group: GroupId(1), voters: vec![NODE], leader: Some(NODE) }],
+        slots: SlotMap::even(1),
+    }
+}
+
 impl Peer {
     pub async fn welcome(&mut self, version: u16) {
-        let welcome = Welcome { version, node: NodeId(1), incarnation: 7, server: "paper/1".into() };
-        self.write(&[Frame::Welcome(welcome)]).await;
+        let welcome = Welcome { version, node: NODE, incarnation: 7, server: "paper/1".into() };
+        let map = Push::Map(map(self.address));
+        let leader = Push::Leader(GroupLeader { group: GroupId(1), term: 1, leader: Some(NODE) });
+        self.write(&[Frame::Welcome(welcome), Frame::Push(map), Frame::Push(leader)]).await;
     }
 
     /// The next request on the shared stream.

@@ -2,7 +2,7 @@
 
 use coda_client::protocol::cache_key::CacheKey;
 use coda_client::protocol::frame::{CLOSE_SHUTDOWN, Frame};
-use coda_client::protocol::ids::{LeaseId, RunId, TaskId, Work, WorkKind};
+use coda_client::protocol::ids::{GroupId, LeaseId, RunId, TaskId, Work, WorkKind};
 use coda_client::protocol::payload::Payload;
 use coda_client::protocol::push::{MemoPage, Push, RunLease, StepEnded, TaskLease};
 use coda_client::protocol::reject::Reject;
@@ -74,7 +74,7 @@ impl Story {
         assert_eq!(
             greeting,
             [
-                Request::Resume(Resume { held: vec![] }),
+                Request::Resume(Resume { group: GroupId(1), held: vec![] }),
                 Request::Subscribe(subscribe()),
                 credit(WorkKind::Task, 4),
                 credit(WorkKind::Run, 4),
@@ -142,7 +142,7 @@ async fn after_a_reconnect_leases_are_resumed_before_anything_else_and_lost_ones
     s.peer.close(CLOSE_SHUTDOWN, "bye");
     let mut peer = s.node.accept().await;
     let (resume, request) = peer.asked().await;
-    assert_eq!(request, Request::Resume(Resume { held: vec![LeaseId(1), LeaseId(2), LeaseId(3)] }));
+    assert_eq!(request, Request::Resume(Resume { group: GroupId(1), held: vec![LeaseId(1), LeaseId(2), LeaseId(3)] }));
     assert_eq!(peer.asked().await.1, Request::Subscribe(subscribe()));
     assert_eq!(peer.next().await, (0, credit(WorkKind::Task, 2)));
     assert_eq!(peer.next().await, (0, credit(WorkKind::Run, 4)));

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use coda_protocol::ids::{GroupId, Name, Timestamp, Work};
 use coda_protocol::limits::{LIST_ROWS_MAX, LIST_SCAN_ROWS_MAX};
-use coda_protocol::reply::{LaneDescription, LaneList, QueueCursor, QueuePage, QueueSummary, Wait};
+use coda_protocol::reply::{LaneDescription, LaneList, QueueCursor, QueuePage, QueuePlace, QueueSummary, Wait};
 
 use super::{is_paused, wait};
 use crate::entry::Lane;
@@ -17,28 +17,29 @@ use crate::tables::{DELAYED, Key, LANE, META, QUEUE, READY, RUN, TASK, write_nam
 /// Worker counts, and queues that have nothing but workers, are the leader's to add. Within a page each queue stands
 /// once, by name; between pages there is no order.
 #[must_use]
-pub fn queues(kv: &dyn Read, group: GroupId, from: Option<&QueueCursor>) -> QueuePage {
+pub fn queues(kv: &dyn Read, group: GroupId, from: Option<&QueuePlace>) -> QueuePage {
     let mut page = Page::default();
     let paused_from = match from {
-        None => page.lanes(kv, group, None).then(Name::default),
-        Some(QueueCursor::Lane { queue, kind, name }) => {
+        None | Some(QueuePlace::First) => page.lanes(kv, group, None).then(Name::default),
+        Some(QueuePlace::Lane { queue, kind, name }) => {
             let lane = Lane { queue: queue.clone(), kind: *kind, name: name.clone() };
             page.lanes(kv, group, Some(&lane)).then(Name::default)
         }
-        Some(QueueCursor::Paused(queue)) => Some(queue.clone()),
-        Some(QueueCursor::Served(_)) => None,
+        Some(QueuePlace::Paused(queue)) => Some(queue.clone()),
+        Some(QueuePlace::Served(_)) => None,
     };
     if let Some(paused_from) = paused_from {
         page.paused(kv, group, &paused_from);
     }
-    QueuePage { queues: page.queues.into_values().collect(), next: page.next }
+    let next = page.next.map(|place| QueueCursor { group, place });
+    QueuePage { queues: page.queues.into_values().collect(), next }
 }
 
 #[derive(Default)]
 struct Page {
     queues: BTreeMap<Name, QueueSummary>,
     rows: usize,
-    next: Option<QueueCursor>,
+    next: Option<QueuePlace>,
 }
 
 impl Page {
@@ -52,7 +53,7 @@ impl Page {
             |Lane { queue, kind, name }, row| {
                 let known = self.queues.contains_key(&queue);
                 if self.rows == LIST_SCAN_ROWS_MAX || (!known && self.queues.len() == LIST_ROWS_MAX) {
-                    self.next = Some(QueueCursor::Lane { queue, kind, name });
+                    self.next = Some(QueuePlace::Lane { queue, kind, name });
                     return ControlFlow::Break(());
                 }
                 self.rows += 1;
@@ -81,7 +82,7 @@ impl Page {
             from,
             |queue, row| {
                 if self.rows == LIST_SCAN_ROWS_MAX || self.queues.len() == LIST_ROWS_MAX {
-                    self.next = Some(QueueCursor::Paused(queue));
+                    self.next = Some(QueuePlace::Paused(queue));
                     return ControlFlow::Break(());
                 }
                 self.rows += 1;

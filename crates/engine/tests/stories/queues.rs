@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use coda_protocol::ids::{Millis, TaskId, Timestamp, WorkKind};
 use coda_protocol::limits::{LIST_ROWS_MAX, LIST_SCAN_ROWS_MAX, TICK_DUE_MAX};
 use coda_protocol::push::TaskLease;
-use coda_protocol::reply::{QueueList, QueueSummary, Reply, Wait, WorkState};
+use coda_protocol::reply::{QueueCursor, QueueList, QueueSummary, Reply, Wait, WorkState};
 
 use crate::support::{GROUP, Offer, W1, W2, World, make, task_leases};
 use coda_engine::effect::Effect;
@@ -191,9 +191,9 @@ fn an_idle_lane_is_gone_from_the_description() {
 
 /// All pages of the list of queues, as a client puts them together.
 fn all_queues(w: &World) -> (BTreeMap<String, QueueSummary>, usize) {
-    let (mut all, mut pages, mut from) = (QueueList::default(), 0, None);
+    let (mut all, mut pages, mut from) = (QueueList::default(), 0, None::<QueueCursor>);
     loop {
-        let page = query::queues(&w.kv, GROUP, from.as_ref());
+        let page = query::queues(&w.kv, GROUP, from.as_ref().map(|cursor| &cursor.place));
         assert!(page.queues.len() <= LIST_ROWS_MAX);
         pages += 1;
         from = all.add(page);

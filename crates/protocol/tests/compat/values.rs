@@ -2,19 +2,24 @@
 
 use coda_protocol::cache_key::{CacheKey, KeyPart};
 use coda_protocol::frame::{Frame, Hello, Welcome};
-use coda_protocol::ids::{LeaseId, Millis, NodeId, Position, RunId, SessionId, TaskId, Timestamp, Work, WorkKind};
+use coda_protocol::ids::{
+    GroupId, LeaseId, Millis, NodeId, Position, RunId, SessionId, TaskId, Timestamp, Work, WorkKind,
+};
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::policy::RetryPolicy;
-use coda_protocol::push::{MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded, TaskLease};
+use coda_protocol::push::{GroupLeader, MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded, TaskLease};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::{
     Answer, Counters, GroupDescription, LaneDescription, LaneList, NodeDescription, QueueCursor, QueueDescription,
-    QueuePage, QueueSummary, Reply, RunDescription, StepDescription, StepState, TaskDescription, Wait, WorkState,
+    QueuePage, QueuePlace, QueueSummary, Reply, RunDescription, StepDescription, StepState, TaskDescription, Wait,
+    WorkState,
 };
 use coda_protocol::request::{
     CompleteRun, CompleteTask, Credit, ParkRun, RecordStep, Release, Request, Resume, Spawn, SpawnStep, StartRun,
     StepKey, StepKind, SubmitTask, Subscribe,
 };
+
+use crate::cluster_values::maps;
 
 const RUN: RunId = RunId([1; 16]);
 const TASK: TaskId = TaskId([2; 16]);
@@ -70,7 +75,8 @@ pub fn requests() -> Vec<(&'static str, Request)> {
     let subscribe = Subscribe { queue: "q".into(), tasks: vec!["a".into(), "b".into()], workflows: vec!["w".into()] };
     let steps = vec![step(StepKind::Task), step(StepKind::Workflow)];
     let record = RecordStep { run: RUN, lease: LEASE, key: key(StepKind::Inline), result: payload() };
-    let [from_lane, from_paused, from_served] = cursors().map(|cursor| Request::ListQueuesFrom(Some(cursor)));
+    let [from_lane, from_paused, from_served, from_first] =
+        cursors().map(|cursor| Request::ListQueuesFrom(Some(cursor)));
     vec![
         ("StartRun", Request::StartRun(start)),
         ("SubmitTask", Request::SubmitTask(submit)),
@@ -78,7 +84,7 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("AwaitTask", Request::AwaitTask(TASK)),
         ("Subscribe", Request::Subscribe(subscribe)),
         ("Credit", Request::Credit(Credit { queue: "q".into(), kind: WorkKind::Run, slots: 300 })),
-        ("Resume", Request::Resume(Resume { held: vec![LEASE, LeaseId(1 << 40)] })),
+        ("Resume", Request::Resume(Resume { group: GroupId(1), held: vec![LEASE, LeaseId(1 << 40)] })),
         ("Spawn", Request::Spawn(Spawn { run: RUN, lease: LEASE, steps })),
         ("RecordStep", Request::RecordStep(record)),
         ("CompleteTask ok", Request::CompleteTask(CompleteTask { task: TASK, lease: LEASE, outcome: Ok(payload()) })),
@@ -100,6 +106,7 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("ListQueuesFrom a lane", from_lane),
         ("ListQueuesFrom a paused queue", from_paused),
         ("ListQueuesFrom a served queue", from_served),
+        ("ListQueuesFrom a group", from_first),
         ("DescribeLanes", Request::DescribeLanes("q".into())),
     ]
 }
@@ -173,12 +180,14 @@ fn node_description() -> NodeDescription {
     }
 }
 
-fn cursors() -> [QueueCursor; 3] {
+fn cursors() -> [QueueCursor; 4] {
     [
-        QueueCursor::Lane { queue: "q".into(), kind: WorkKind::Run, name: "n".into() },
-        QueueCursor::Paused("p".into()),
-        QueueCursor::Served("s".into()),
+        QueuePlace::Lane { queue: "q".into(), kind: WorkKind::Run, name: "n".into() },
+        QueuePlace::Paused("p".into()),
+        QueuePlace::Served("s".into()),
+        QueuePlace::First,
     ]
+    .map(|place| QueueCursor { group: GroupId(3), place })
 }
 
 pub fn replies() -> Vec<(&'static str, Reply)> {
@@ -277,6 +286,9 @@ pub fn pushes() -> Vec<(&'static str, Push)> {
         ("Step", Push::Step(ended)),
         ("LeaseLost", Push::LeaseLost { work: Work::Run(RUN), lease: LEASE }),
         ("MemoEnd", Push::MemoEnd { run: RUN, lease: LEASE, steps_ended: 300 }),
+        ("Leader", Push::Leader(GroupLeader { group: GroupId(2), term: 300, leader: Some(NodeId(3)) })),
+        ("Leader nobody", Push::Leader(GroupLeader { group: GroupId(2), term: 301, leader: None })),
+        ("Map", Push::Map(maps().remove(0).1)),
     ]
 }
 
