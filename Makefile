@@ -146,7 +146,12 @@ lint: deps $(STAMPS)/requirements ## Check format and lints, of Rust and Python;
 	$(WITH_ROCKSDB) cargo clippy $(LOCKED) --workspace --all-targets -- --deny warnings --allow clippy::unwrap_used
 	$(VENV)/bin/ruff check sdk/python examples tests
 	$(VENV)/bin/ruff format --check sdk/python examples tests
-	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
+	else echo "cargo-deny is not installed: licences were not checked"; fi
+
+.PHONY: advisories
+advisories: ## Look for known faults of the crates that we use (needs cargo-deny, and fetches its database)
+	cargo deny check advisories
 
 .PHONY: fmt
 fmt: $(STAMPS)/requirements ## Format Rust and Python

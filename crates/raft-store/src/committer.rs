@@ -2,7 +2,8 @@
 //!
 //! An operation that finds nobody writing, on a disk that was quick last time, is written by the thread that brought
 //! it: waking another thread, and being woken by it, would take half as long again as the sync. What comes meanwhile
-//! queues up for a thread of its own and becomes its next batch. See `docs/adr/0004-the-log-is-written-where-it-is-brought.md`.
+//! queues up for a thread of its own and becomes its next batch; so does whatever a leader sends to followers at the same
+//! time, whose disks would else wait for its own. See `docs/adr/0004-the-log-is-written-where-it-is-brought.md`.
 //!
 //! The write and the sync are two calls, because a synced write would hold RocksDB's write queue, and with it every
 //! `apply`, for as long as the disk takes.
@@ -24,7 +25,7 @@ use rocksdb::{ReadOptions, WriteBatch, WriteOptions};
 
 use crate::db::Db;
 use crate::error::{StoreError, stop_process};
-use crate::log::{Done, LogOp, LogPoint, LogStore, Recovered};
+use crate::log::{Done, LogOp, LogPoint, LogStore, Place, Recovered};
 use crate::rows::{decode_row, encode_row, record_term};
 use crate::store::StoreCounters;
 
@@ -133,8 +134,10 @@ impl LogStore for RocksLog {
         })
     }
 
-    fn submit(&self, group: GroupId, op: LogOp, done: Done) {
-        if let Some(mut committer) = self.idle(&op) {
+    fn submit(&self, group: GroupId, op: LogOp, place: Place, done: Done) {
+        if place == Place::Here
+            && let Some(mut committer) = self.idle(&op)
+        {
             let mut batch = Batch::default();
             batch.add(&self.db, group, op, done);
             return or_stop(|| committer.commit(batch));
@@ -313,4 +316,35 @@ fn bounded(group: GroupId, indexes: Range<u64>) -> ReadOptions {
     options.set_iterate_lower_bound(log_key(group, indexes.start));
     options.set_iterate_upper_bound(log_key(group, indexes.end));
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+    use std::thread::{self, ThreadId};
+
+    use super::*;
+    use crate::store::{NodeStore, StoreOptions};
+
+    #[test]
+    fn what_is_sent_to_others_meanwhile_is_written_by_another_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = NodeStore::open(dir.path(), StoreOptions::default()).unwrap();
+        let writer = |index, place| -> ThreadId {
+            let (tell, told) = sync_channel(1);
+            let op = LogOp::Append { first: index, records: vec![Bytes::from_static(b"record")] };
+            let done = move |result: io::Result<()>| {
+                result.unwrap();
+                tell.send(thread::current().id()).unwrap();
+            };
+            store.log().submit(GroupId(1), op, place, Box::new(done));
+            told.recv().unwrap()
+        };
+        let me = thread::current().id();
+        assert_ne!(writer(1, Place::Beside), me);
+        // The disk of a test may be slow, and then nothing is written here.
+        let quick = store.log().committer.lock().quick;
+        assert_eq!(writer(2, Place::Here) == me, quick);
+        store.close().unwrap();
+    }
 }

@@ -1,6 +1,7 @@
 //! One Raft group on this node: propose, read, follow the leadership. Nothing here is generic over openraft.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use coda_engine::entry::{Applied, Entry};
 use coda_engine::kv::Read;
@@ -101,7 +102,8 @@ impl Group {
         let config = Arc::new(config(&options)?);
         let shared = Arc::new(Shared::new(store.db().clone(), options.group, options.checkpoint_log_bytes));
         let state_machine = StateMachine::open(shared.clone())?;
-        let log = GroupLog::open(store.log().clone(), options.group, shared.durable_end.clone())?;
+        let replicates = Arc::new(AtomicBool::new(false));
+        let log = GroupLog::open(store.log().clone(), options.group, shared.durable_end.clone(), replicates.clone())?;
         let network = Network::new(options.group, peers, store.snapshot_dir());
         let failed =
             |error: &dyn std::fmt::Display| StoreError::Io { doing: "starting a group", why: error.to_string() };
@@ -113,7 +115,7 @@ impl Group {
         }
         let (leads, leadership) = watch::channel(Leadership::default());
         let tasks = Tasks::spawn([
-            tokio::spawn(follow_leadership(raft.clone(), leads)),
+            tokio::spawn(follow_leadership(raft.clone(), leads, replicates)),
             tokio::spawn(keep_checkpoints(raft.clone(), shared.clone())),
             tokio::spawn(watch_state_machine(raft.clone(), shared.clone())),
         ]);

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use coda_protocol::ids::GroupId;
 use futures::{Stream, stream};
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::StoreError;
-use crate::log::{LogOp, LogStore};
+use crate::log::{LogOp, LogStore, Place};
 use crate::rows::{decode_record, encode_record};
 use crate::tail::Tail;
 use crate::types::{LogId, RaftEntry, Types, Vote, log_id, log_point, vote, vote_row};
@@ -34,18 +34,25 @@ pub(crate) struct GroupLog {
     unflushed: Arc<Semaphore>,
     /// The state machine's promise: it needs nothing below this index any more, whatever happens.
     durable_end: Arc<AtomicU64>,
+    /// This node leads, and others are sent what it appends.
+    replicates: Arc<AtomicBool>,
 }
 
 impl GroupLog {
-    pub fn open(store: Arc<dyn LogStore>, group: GroupId, durable_end: Arc<AtomicU64>) -> Result<Self, StoreError> {
+    pub fn open(
+        store: Arc<dyn LogStore>,
+        group: GroupId,
+        durable_end: Arc<AtomicU64>,
+        replicates: Arc<AtomicBool>,
+    ) -> Result<Self, StoreError> {
         let tail = Arc::new(Mutex::new(Tail::new(store.recover(group)?)));
         let unflushed = Arc::new(Semaphore::new(UNFLUSHED_BYTES_MAX / PERMIT_BYTES));
-        Ok(Self { group, store, tail, unflushed, durable_end })
+        Ok(Self { group, store, tail, unflushed, durable_end, replicates })
     }
 
     async fn submit_and_wait(&self, op: LogOp) -> Result<(), io::Error> {
         let (done, wait) = oneshot::channel();
-        self.store.submit(self.group, op, Box::new(move |result| drop(done.send(result))));
+        self.store.submit(self.group, op, Place::Here, Box::new(move |result| drop(done.send(result))));
         wait.await.map_err(|_| io::Error::from(StoreError::Closed))?
     }
 
@@ -202,7 +209,8 @@ impl RaftLogStorage<Types> for GroupLog {
             drop(room);
             callback.io_completed(result);
         };
-        self.store.submit(self.group, LogOp::Append { first, records }, Box::new(done));
+        let place = if self.replicates.load(Ordering::Relaxed) { Place::Beside } else { Place::Here };
+        self.store.submit(self.group, LogOp::Append { first, records }, place, Box::new(done));
         Ok(())
     }
 
@@ -239,7 +247,7 @@ impl RaftLogStorage<Types> for GroupLog {
                 tracing::error!(%error, group, "log was not purged");
             }
         };
-        self.store.submit(self.group, LogOp::Purge { from, upto }, Box::new(failed));
+        self.store.submit(self.group, LogOp::Purge { from, upto }, Place::Here, Box::new(failed));
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What runs beside a group: news of the leadership, and checkpoints.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use coda_protocol::ids::NodeId;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -35,14 +36,16 @@ impl Drop for Tasks {
     }
 }
 
-/// Tells who leads, until openraft stops.
-pub(crate) async fn follow_leadership(raft: GroupRaft, leads: watch::Sender<Leadership>) {
+/// Tells who leads, and whether this node has others to send to, until openraft stops.
+pub(crate) async fn follow_leadership(raft: GroupRaft, leads: watch::Sender<Leadership>, replicates: Arc<AtomicBool>) {
     // Not `metrics`, which changes several times with every entry: each change would wake a thread.
     let mut servers = raft.server_metrics();
     loop {
         let now = {
             let server = servers.borrow_and_update();
             let leader = server.current_leader.map(NodeId);
+            let others = server.membership_config.nodes().count() > 1;
+            replicates.store(server.state.is_leader() && others, Ordering::Relaxed);
             Leadership { term: server.vote.leader_id().term, leader, is_me: server.state.is_leader(), failure: None }
         };
         leads.send_if_modified(|before| {

@@ -57,6 +57,15 @@ pub struct Recovered {
     pub last: Option<LogPoint>,
 }
 
+/// Which thread writes an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The one that brings it, if nobody writes at the moment: it has nothing else to do.
+    Here,
+    /// Another: the one that brings it sends it to others meanwhile.
+    Beside,
+}
+
 /// Keeps the logs and votes of all groups of a node.
 pub trait LogStore: Send + Sync + 'static {
     /// # Errors
@@ -64,7 +73,7 @@ pub trait LogStore: Send + Sync + 'static {
     fn recover(&self, group: GroupId) -> Result<Recovered, StoreError>;
 
     /// Queues an operation. After a failure every later operation fails: a failed sync must never be retried.
-    fn submit(&self, group: GroupId, op: LogOp, done: Done);
+    fn submit(&self, group: GroupId, op: LogOp, place: Place, done: Done);
 
     /// Remembers a committed position with the next operation of any group. Losing it costs replay time only.
     fn note_committed(&self, group: GroupId, committed: LogPoint);

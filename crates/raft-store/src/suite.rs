@@ -22,7 +22,7 @@ impl StoreBuilder<Types, GroupLog, StateMachine, (NodeStore, TempDir)> for Build
         let state_machine = StateMachine::open(shared).unwrap();
         // The suite purges what it never applied.
         let durable_end = Arc::new(u64::MAX.into());
-        let log = GroupLog::open(store.log().clone(), GroupId(7), durable_end).unwrap();
+        let log = GroupLog::open(store.log().clone(), GroupId(7), durable_end, Arc::default()).unwrap();
         Ok(((store, dir), log, state_machine))
     }
 }
