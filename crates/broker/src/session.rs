@@ -124,6 +124,7 @@ impl Session {
             Request::DescribeLanes(name) => {
                 answer(reply, self.lanes(&name).map(|(at, list)| (at, Reply::Lanes(list))));
             }
+            Request::Cluster(_) => reply.refuse(Reject::NoCluster),
         }
     }
 

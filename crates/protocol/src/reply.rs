@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 
 use crate::ids::{GroupId, LeaseId, Name, NodeId, Position, RunId, TaskId, Timestamp, WorkKind, check_name};
 use crate::limits::LIST_ROWS_MAX;
+use crate::operate::ClusterReply;
 use crate::payload::{Failure, Payload, WorkOutcome};
 use crate::reject::{Refusal, Reject};
 
@@ -46,6 +47,7 @@ pub enum Reply {
     TokenCreated {
         expires: Timestamp,
     },
+    Cluster(ClusterReply),
 }
 
 /// What is known of a step.

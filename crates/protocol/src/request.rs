@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache_key::CacheKey;
 use crate::ids::{GroupId, LeaseId, Millis, Name, RunId, SessionId, Slot, Slotted, TaskId, Work, WorkKind};
+use crate::operate::ClusterRequest;
 use crate::payload::{Payload, WorkOutcome};
 use crate::policy::RetryPolicy;
 use crate::reply::QueueCursor;
@@ -60,6 +61,9 @@ pub enum Request {
     ListQueuesFrom(Option<QueueCursor>),
     /// Why does a queue's work wait? → `Lanes`
     DescribeLanes(Name),
+
+    /// What operators ask. → `Cluster`, or what it says itself
+    Cluster(ClusterRequest),
 }
 
 impl Request {
@@ -87,7 +91,8 @@ impl Request {
             | Self::UnpauseQueue(_)
             | Self::DescribeNode
             | Self::ListQueuesFrom(_)
-            | Self::DescribeLanes(_) => None,
+            | Self::DescribeLanes(_)
+            | Self::Cluster(_) => None,
         }
     }
 }
