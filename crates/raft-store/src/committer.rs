@@ -221,6 +221,9 @@ struct Committer {
 impl Committer {
     fn commit(&mut self, mut batch: Batch) {
         for (group, committed) in std::mem::take(&mut *self.committed.lock()) {
+            if batch.forgotten.contains(&group) {
+                continue;
+            }
             batch.rows.put_cf(self.db.meta(), meta_key(group, COMMITTED), encode_row(&committed));
         }
         if self.failed.is_none() && !batch.rows.is_empty() {
@@ -267,6 +270,8 @@ struct Batch {
     bytes: usize,
     records: u64,
     record_bytes: u64,
+    /// Groups that are deleted: what was noted of them before means nothing any more.
+    forgotten: Vec<GroupId>,
     done: Vec<Done>,
 }
 
@@ -290,8 +295,19 @@ impl Batch {
                 self.rows.put_cf(db.meta(), meta_key(group, PURGED), encode_row(&upto));
             }
             LogOp::Vote(vote) => self.rows.put_cf(db.meta(), meta_key(group, VOTE), encode_row(&vote)),
+            LogOp::Forget => {
+                forget_log(db, group, &mut self.rows);
+                self.forgotten.push(group);
+            }
         }
     }
+}
+
+/// Deletes records and positions of a group, and not what it has voted.
+pub(crate) fn forget_log(db: &Db, group: GroupId, rows: &mut WriteBatch) {
+    rows.delete_range_cf(db.log(), log_key(group, 0), log_key(group, u64::MAX));
+    rows.delete_cf(db.meta(), meta_key(group, COMMITTED));
+    rows.delete_cf(db.meta(), meta_key(group, PURGED));
 }
 
 fn log_key(group: GroupId, index: u64) -> [u8; 12] {

@@ -9,6 +9,7 @@ use coda_protocol::ids::{GroupId, NodeId, Position};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason, InitializeError, LinearizableReadError, RaftError};
 use openraft::raft::ClientWriteResponse;
+use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{BasicNode, Raft, ReadPolicy};
 use tokio::sync::watch;
 
@@ -71,6 +72,29 @@ pub struct GroupStatus {
     /// The log up to here is gone.
     pub purged: Option<u64>,
     pub voters: Vec<NodeId>,
+}
+
+/// Tells when the applied state of a group changes, however that came about: by this node's own proposals, another's, or
+/// a snapshot. For groups in which little happens: it looks at each entry.
+pub struct Changes {
+    metrics: WatchReceiverOf<Types, openraft::RaftMetrics<Types>>,
+    seen: Option<LogId>,
+}
+
+impl Changes {
+    /// The next change since the last one that this told, from the beginning; false when the group has stopped.
+    pub async fn next(&mut self) -> bool {
+        loop {
+            let applied = self.metrics.borrow_and_update().last_applied;
+            if applied != self.seen {
+                self.seen = applied;
+                return true;
+            }
+            if self.metrics.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
 }
 
 /// A handle to one group of this node. Clones are the same group.
@@ -179,6 +203,12 @@ impl Group {
             Err(RaftError::APIError(error)) => Err(ProposeError::Failed { why: error.to_string() }),
             Err(RaftError::Fatal(fatal)) => Err(ProposeError::fatal(&fatal)),
         }
+    }
+
+    /// Tells when the applied state changes.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes { metrics: self.0.raft.metrics(), seen: None }
     }
 
     /// Who leads, now and whenever it changes.

@@ -7,6 +7,7 @@ use coda_protocol::codec::Malformed;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use openraft::Snapshot;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
 use thiserror::Error;
 
@@ -26,6 +27,10 @@ pub enum ServeError {
     /// A snapshot that did not arrive as it was sent. Nothing has changed.
     #[error("{why}")]
     BadSnapshot { why: String },
+    /// There is nothing of the group here yet, or nothing any more. Only who has a copy may vote: a copy that is lost and
+    /// made anew has forgotten what it promised, and who asks may not have heard that it is none any more.
+    #[error("CODA4157 the group is empty on this node, which has no vote yet")]
+    Empty,
     /// The group has stopped on this node.
     #[error("CODA4131 the group cannot answer: {why}")]
     Stopped { why: String },
@@ -47,6 +52,7 @@ impl Group {
                 let answer = raft.append_entries(decode("append", body)?).await;
                 answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
             }
+            Rpc::Vote | Rpc::PreVote if self.is_empty() => Err(ServeError::Empty),
             Rpc::Vote => {
                 let answer = raft.vote(decode("vote", body)?).await;
                 answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
@@ -60,6 +66,12 @@ impl Group {
                 answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
             }
         }
+    }
+
+    /// Whether nothing was ever written here. What it says may be old: what is called empty may just have become more.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inner().raft.metrics().borrow_watched().last_log_index.is_none()
     }
 
     /// Answers a stream of appends, in order and pipelined. Ends when the requests end, at the first that is

@@ -28,7 +28,8 @@ mod tail;
 mod types;
 mod view;
 
-// Replacing state as a whole.
+// Replacing state as a whole, and deleting it.
+mod forget;
 mod image;
 mod install;
 mod snapshot;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use coda_protocol::ids::{NodeId, StorageId};
+use coda_protocol::ids::{GroupId, NodeId, StorageId};
 use parking_lot::Mutex;
 
 use crate::committer::RocksLog;
 pub use crate::db::Db;
 pub use crate::error::StoreError;
+use crate::forget;
 use crate::install;
 use crate::rows::{decode_row, encode_row};
 
@@ -71,6 +72,7 @@ impl NodeStore {
         let db = Arc::new(Db::open(dir)?);
         check_format(&db)?;
         install::finish_interrupted(&db)?;
+        forget::finish_interrupted(&db)?;
         let counters = Arc::new(StoreCounters::default());
         let log = Arc::new(RocksLog::start(db.clone(), counters.clone(), options.sync_delay)?);
         let node = db.get_meta(&node_key(b"node"))?.map(|row| decode_row("node", &row)).transpose()?;
@@ -124,6 +126,23 @@ impl NodeStore {
     #[must_use]
     pub fn counters(&self) -> &StoreCounters {
         &self.0.counters
+    }
+
+    /// Groups of which something is kept here.
+    ///
+    /// # Errors
+    /// `CODA4106` when the disk refuses.
+    pub fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
+        forget::kept(&self.0.db, &*self.0.log)
+    }
+
+    /// Deletes a group's log and state. What it has voted stays, so that it never votes twice in a term, should the group
+    /// come back. The group must have been shut down. Blocks.
+    ///
+    /// # Errors
+    /// `CODA4106` when the disk refuses; some of it may be gone.
+    pub fn delete_group(&self, group: GroupId) -> Result<(), StoreError> {
+        forget::forget(&self.0.db, &*self.0.log, group)
     }
 
     pub(crate) fn db(&self) -> &Arc<Db> {

@@ -171,6 +171,11 @@ impl Links {
         }
     }
 
+    /// Where a peer is, as the cluster knows it.
+    pub fn know(&self, node: NodeId, address: &str) {
+        self.link(node).state.lock().remember(address);
+    }
+
     /// A peer has dialled this node, and says where it is.
     pub fn heard_from(&self, peer: &PeerHello) {
         let link = self.link(peer.node);

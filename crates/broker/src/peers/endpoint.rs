@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::endpoint::{endpoint_config, socket};
 use crate::identity::CurrentIdentity;
 use crate::messages::AbortOnDrop;
+use crate::peers::asks::Asker;
 use crate::peers::complaints::{Complaints, Who};
 use crate::peers::dial::{Links, Standing};
 use crate::peers::greet::{Admission, Greeter};
@@ -115,6 +116,17 @@ impl PeerEndpoint {
         ];
         let transport = Arc::new(QuicTransport::new(links.clone()));
         Ok((Self { endpoint, links, host, _tasks: tasks.map(AbortOnDrop) }, transport))
+    }
+
+    /// Asks other nodes, on the connections that Raft's messages take.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        Asker::new(self.links.clone())
+    }
+
+    /// Where a peer may be found, besides what groups' memberships and it itself say.
+    pub fn know(&self, node: NodeId, address: &str) {
+        self.links.know(node, address);
     }
 
     /// Where peers connect.
