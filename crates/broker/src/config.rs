@@ -10,6 +10,8 @@ use coda_protocol::limits::{
     SPAWN_BYTES_MAX, SPAWN_STEPS_MAX, SUBSCRIPTION_NAMES_MAX,
 };
 
+use smol_str::SmolStr;
+
 use crate::identity::IdentityFiles;
 
 /// How to start a node.
@@ -22,11 +24,26 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Where clients and workers connect. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// How they reach that, where it is not what it listens on.
+    pub advertise: Option<SmolStr>,
+    /// How it meets other nodes. Without, it is alone, and makes a cluster of its own on its first start.
+    pub peering: Option<Peering>,
+    /// What fails together with it; empty if nobody said.
+    pub zone: SmolStr,
     pub certificates: Certificates,
     /// Only clients with a certificate of the cluster's authority are served.
     pub require_client_certificate: bool,
     /// Added to every sync of the log: for benchmarks on disks that hide what a sync costs.
     pub sync_delay: Duration,
+}
+
+/// How a node meets others.
+#[derive(Clone, Debug)]
+pub struct Peering {
+    /// Where other nodes connect.
+    pub listen: SocketAddr,
+    /// How they reach that, where it is not what it listens on.
+    pub advertise: Option<SmolStr>,
 }
 
 /// How a node proves who it is.
@@ -47,6 +64,9 @@ impl NodeConfig {
             groups: 1,
             data_dir,
             listen,
+            advertise: None,
+            peering: None,
+            zone: SmolStr::default(),
             certificates: Certificates::Own,
             require_client_certificate: false,
             sync_delay: Duration::ZERO,

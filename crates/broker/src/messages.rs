@@ -17,6 +17,8 @@ use crate::workflow::Delivery;
 pub enum SupervisorMsg {
     /// The group has a replica on this node from now on.
     Host(Group),
+    /// It has none any more: whoever leads it here ends first.
+    Unhost(GroupId, RpcReplyPort<()>),
     /// Who leads the group has changed.
     Leadership {
         group: GroupId,

@@ -10,7 +10,7 @@ use coda_engine::effect::Effect;
 use coda_engine::entry::{Entry, Lane};
 use coda_engine::kv::Read;
 use coda_engine::query;
-use coda_protocol::ids::{LeaseId, Name, NodeId, Position, RunId, SessionId, Work, WorkKind};
+use coda_protocol::ids::{GroupId, LeaseId, Name, NodeId, Position, RunId, SessionId, Work, WorkKind};
 use coda_protocol::push::{GroupLeader, MEMO_PAGES_OPEN, Push};
 use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::Reply;
@@ -69,6 +69,12 @@ pub struct Counters {
 }
 
 impl Router {
+    /// Which leadership it is of.
+    #[must_use]
+    pub fn key(&self) -> (GroupId, u64) {
+        (self.shared.group.id(), self.shared.term)
+    }
+
     /// What sessions are told of this leadership.
     #[must_use]
     pub fn leader(&self, node: NodeId) -> GroupLeader {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::clock::Clock;
-use crate::config::{LEADER_RESTART_WINDOW, LEADER_RESTARTS_MAX, RECLAIM_GRACE, SESSION_GRACE};
+use crate::config::{LEADER_RESTART_WINDOW, LEADER_RESTARTS_MAX, RECLAIM_GRACE, SESSION_GRACE, SHUTDOWN_TIMEOUT};
 use crate::endpoint;
 use crate::leader::{Leader, LeaderArgs};
 use crate::messages::{AbortOnDrop, LeaderMsg, SupervisorMsg};
@@ -63,6 +63,14 @@ impl SupervisorState {
         self.groups.insert(id, hosted);
     }
 
+    async fn unhost(&mut self, group: GroupId) {
+        let Some(hosted) = self.groups.remove(&group) else { return };
+        if let Some(Leading { term, actor }) = hosted.leader {
+            drop(actor.stop_and_wait(Some("the group leaves this node".into()), Some(SHUTDOWN_TIMEOUT)).await);
+            self.args.routes.end(group, term);
+        }
+    }
+
     async fn leadership(
         &mut self,
         me: &ActorRef<SupervisorMsg>,
@@ -74,9 +82,10 @@ impl SupervisorState {
         }
         let Some(hosted) = self.groups.get_mut(&group) else { return Ok(()) };
         hosted.leads = now.is_me.then_some(now.term);
+        let news = GroupLeader { group, term: now.term, leader: now.leader };
+        self.args.routes.heard(news);
         // Who leads here is told when it has recovered.
         if !now.is_me {
-            let news = GroupLeader { group, term: now.term, leader: now.leader };
             self.args.sessions.push_all(&Push::Leader(news));
         }
         match &hosted.leader {
@@ -171,7 +180,7 @@ impl SupervisorState {
         for hosted in self.groups.values() {
             if let Some(leading) = &hosted.leader {
                 // Its mailbox first: what it was asked is answered.
-                drop(leading.actor.stop_and_wait(None, Some(crate::config::SHUTDOWN_TIMEOUT)).await);
+                drop(leading.actor.stop_and_wait(None, Some(SHUTDOWN_TIMEOUT)).await);
             }
         }
     }
@@ -199,6 +208,10 @@ impl Actor for Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SupervisorMsg::Host(group) => state.host(&me, group),
+            SupervisorMsg::Unhost(group, done) => {
+                state.unhost(group).await;
+                drop(done.send(()));
+            }
             SupervisorMsg::Leadership { group, now } => state.leadership(&me, group, now).await?,
             SupervisorMsg::SessionClosed { session, goodbye: true } => state.end_session(session),
             SupervisorMsg::SessionClosed { session, goodbye: false } => state.grace(&me, session, SESSION_GRACE),

@@ -18,6 +18,7 @@ pub use crate::group_config::GroupOptions;
 use crate::group_config::config;
 pub use crate::group_error::ProposeError;
 use crate::group_log::GroupLog;
+pub use crate::group_members::{Follower, Membership};
 pub use crate::group_serve::ServeError;
 use crate::group_tasks::{Tasks, follow_leadership, keep_checkpoints, watch_state_machine};
 use crate::log::LogPoint;

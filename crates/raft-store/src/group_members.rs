@@ -17,7 +17,9 @@ pub struct Membership {
     /// Those that receive the log and do not vote.
     pub learners: BTreeSet<NodeId>,
     /// Two sets of voters decide together: one takes over from the other.
-    pub is_changing: bool,
+    pub is_joint: bool,
+    /// A quorum has it.
+    pub is_committed: bool,
 }
 
 /// What a leader knows of another member.
@@ -40,7 +42,8 @@ impl Group {
         let config = &metrics.membership_config;
         let voters: BTreeSet<NodeId> = config.voter_ids().map(NodeId).collect();
         let learners = config.nodes().map(|(node, _)| NodeId(*node)).filter(|node| !voters.contains(node)).collect();
-        Membership { learners, is_changing: config.get_joint_config().len() > 1, voters }
+        let is_committed = metrics.committed_membership_config.log_id() == config.log_id();
+        Membership { learners, is_joint: config.get_joint_config().len() > 1, is_committed, voters }
     }
 
     /// What this node knows of the other members, if it leads them.

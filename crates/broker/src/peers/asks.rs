@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use coda_protocol::ids::NodeId;
 use coda_raft_store::peers::Peer;
 use tokio::time::timeout;
 
@@ -24,6 +25,28 @@ pub struct Asker {
 impl Asker {
     pub(super) fn new(links: Arc<Links>) -> Self {
         Self { links }
+    }
+
+    /// Whether there is a connection to a node, or there was when last somebody looked.
+    #[must_use]
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.links.standing(node).is_some_and(|standing| standing.is_ok())
+    }
+
+    /// Of the connection to a node, if there is one.
+    #[must_use]
+    pub fn round_trip(&self, node: NodeId) -> Option<Duration> {
+        Some(self.links.standing(node)?.ok()?.connection.rtt())
+    }
+
+    /// Why there is no connection.
+    #[must_use]
+    pub fn why_down(&self, node: NodeId) -> String {
+        match self.links.standing(node) {
+            Some(Err(Some(error))) => error.to_string(),
+            Some(Ok(_)) => "it is connected".into(),
+            Some(Err(None)) | None => "it was not asked yet".into(),
+        }
     }
 
     /// One question, one answer. Whether a question that failed was heard is not known.

@@ -179,7 +179,7 @@ impl PeerEndpoint {
     }
 
     /// Tells all peers that this node goes, and ends what is served. Close it before the groups are shut down.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.endpoint.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"the node is stopping");
         self.host.stop().await;
         drop(timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await);

@@ -82,9 +82,9 @@ pub const KEYS: &[Key] = &[
     Key::new("listen.advertise_client", K::HostPort, Nothing,
         "how clients reach that, where it is not what it listens on"),
     Key::new("listen.peer", K::Address, Nothing,
-        "where other nodes connect; a UDP port").with_several_nodes(),
+        "where other nodes connect; a UDP port"),
     Key::new("listen.advertise_peer", K::HostPort, Nothing,
-        "how other nodes reach that").with_several_nodes(),
+        "how other nodes reach that"),
 
     Key::new("tls.ca", K::Path, Default("certs/ca.pem"),
         "whom the node trusts: its cluster's authority, two while one takes over"),

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::node::Peering;
 use coda_broker::identity::IdentityFiles;
 use coda_protocol::ids::NodeId;
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub zone: Option<String>,
     pub listen: SocketAddr,
     pub advertise: Option<String>,
+    /// How it meets other nodes; none if it is alone.
+    pub peering: Option<Peering>,
     pub certificates: IdentityFiles,
     pub require_certificate: bool,
     pub sync_delay: Duration,
@@ -131,6 +134,9 @@ impl Settings {
             zone: held.text("node.zone"),
             listen: held.address("listen.client"),
             advertise: held.text("listen.advertise_client"),
+            peering: held
+                .maybe_address("listen.peer")
+                .map(|listen| Peering { listen, advertise: held.text("listen.advertise_peer").map(Into::into) }),
             certificates: IdentityFiles {
                 ca: held.path("tls.ca"),
                 cert: held.path("tls.cert"),
@@ -169,8 +175,15 @@ impl Held<'_> {
     }
 
     fn address(&self, name: &str) -> SocketAddr {
-        let Some(Value::Address(address)) = self.get(name) else { unreachable!("{name} is an address") };
-        *address
+        self.maybe_address(name).unwrap_or_else(|| unreachable!("{name} is an address"))
+    }
+
+    fn maybe_address(&self, name: &str) -> Option<SocketAddr> {
+        match self.get(name) {
+            Some(Value::Address(address)) => Some(*address),
+            None => None,
+            Some(_) => unreachable!("{name} is an address"),
+        }
     }
 
     fn duration(&self, name: &str) -> Duration {
