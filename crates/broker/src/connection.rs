@@ -64,9 +64,7 @@ impl Actor for SessionActor {
             host.session_gone(hello.session, before.epoch);
         }
         // Behind its registration: what changes from now on is said to it too, and twice does no harm.
-        if let Some(map) = host.map() {
-            outbox.push(Push::Map((*map).clone()));
-        }
+        outbox.push(host.map().map_or(Push::Outside, |map| Push::Map((*map).clone())));
         // Of a group that is led here it is told once its leader has recovered.
         let heard = host.routes.leaders().into_iter().filter(|heard| heard.leader != Some(host.node));
         for heard in heard {

@@ -291,7 +291,7 @@ fn weight(frame: &Frame) -> usize {
                 + map.groups.len() * ROW_BYTES
                 + map.slots.ranges().count() * size_of::<u64>()
         }
-        Frame::Push(Push::LeaseLost { .. } | Push::MemoEnd { .. } | Push::Leader(_))
+        Frame::Push(Push::LeaseLost { .. } | Push::MemoEnd { .. } | Push::Leader(_) | Push::Outside)
         | Frame::Answer { .. }
         | Frame::Hello { .. }
         | Frame::Welcome(_)

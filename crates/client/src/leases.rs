@@ -250,7 +250,7 @@ impl<P> Leases<P> {
             Push::Step(step) => self.on_step(step, events),
             Push::LeaseLost { work, lease } => self.on_lost((work, lease), events),
             // The courier's.
-            Push::Leader(_) | Push::Map(_) => {}
+            Push::Leader(_) | Push::Map(_) | Push::Outside => {}
         }
     }
 

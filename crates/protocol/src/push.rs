@@ -26,6 +26,8 @@ pub enum Push {
     Leader(GroupLeader),
     /// What to route by. The first word after the welcome, and said again when it changes.
     Map(ClusterMap),
+    /// Instead of a map: the node is in no cluster yet. It can be asked about itself, and to begin a cluster.
+    Outside,
 }
 
 /// Who leads a group. Of two that say different things, the later term is right.

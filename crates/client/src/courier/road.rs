@@ -96,7 +96,9 @@ impl<H: Handler> Courier<H> {
         self.tell(News::Connected { first: !self.was_up.swap(true, Ordering::Relaxed), welcome });
         self.state.send_replace(State::Up);
         // Who leads came with the map: it is heard before anything is sent.
-        if let Err(error) = self.take(node, Frame::Push(Push::Map(map)), &mut buffer) {
+        if let Some(map) = map
+            && let Err(error) = self.take(node, Frame::Push(Push::Map(map)), &mut buffer)
+        {
             let error = ClientError::Protocol(error);
             refuse(&connection, &error);
             return Broken::ForGood(error);

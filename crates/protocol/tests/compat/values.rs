@@ -289,6 +289,7 @@ pub fn pushes() -> Vec<(&'static str, Push)> {
         ("Leader", Push::Leader(GroupLeader { group: GroupId(2), term: 300, leader: Some(NodeId(3)) })),
         ("Leader nobody", Push::Leader(GroupLeader { group: GroupId(2), term: 301, leader: None })),
         ("Map", Push::Map(maps().remove(0).1)),
+        ("Outside", Push::Outside),
     ]
 }
 
