@@ -17,13 +17,16 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(3);
 /// Hands over all that this node leads, at once.
 pub async fn hand_over(host: &Host) {
     let led = host.routes.led().into_iter().map(|router| router.shared.group.clone());
-    join_all(led.map(hand_over_one)).await;
+    join_all(led.map(|group| hand_over_one(host, group))).await;
 }
 
-async fn hand_over_one(group: Group) {
+async fn hand_over_one(host: &Host, group: Group) {
     let voters = group.membership().voters;
     let mut others: Vec<(NodeId, Follower)> = group.followers().into_iter().collect();
-    others.retain(|(node, other)| voters.contains(node) && other.heard.is_some_and(|heard| heard < HEARD_LATELY));
+    others.retain(|(node, other)| {
+        let lately = other.heard.is_some_and(|heard| heard < HEARD_LATELY);
+        voters.contains(node) && lately && host.asking.is_up(host, *node)
+    });
     let Some((to, _)) = others.into_iter().min_by_key(|(_, other)| other.lag) else { return };
     let id = group.id();
     info!(group = id.0, to = to.0, "leadership is handed over before this node stops");

@@ -77,7 +77,8 @@ async fn step(host: &Host, group: &Group, view: &View, calm: &mut Calm) -> Resul
     let is_there = |node: &NodeId| {
         *node == me
             || followers.get(node).is_some_and(|follower| {
-                follower.lag <= CAUGHT_UP_ENTRIES && follower.heard.is_some_and(|heard| heard < HEARD_LATELY)
+                let lately = follower.heard.is_some_and(|heard| heard < HEARD_LATELY);
+                follower.lag <= CAUGHT_UP_ENTRIES && lately && host.asking.is_up(host, *node)
             })
     };
 
