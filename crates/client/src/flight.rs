@@ -340,7 +340,7 @@ mod tests {
     }
 
     fn leads(flight: &mut Flight<u32>, term: u64, node: NodeId) {
-        flight.routes.set_leader(GroupLeader { group: GroupId(1), term, leader: Some(node) });
+        flight.routes.set_leader(node, GroupLeader { group: GroupId(1), term, leader: Some(node) });
         flight.reroute();
     }
 
@@ -420,7 +420,7 @@ mod tests {
     fn requests_follow_the_leader_in_their_order_and_are_parked_while_there_is_none() {
         let now = Instant::now();
         let mut flight = connected(&[ONE, TWO]);
-        flight.routes.set_leader(GroupLeader { group: GroupId(1), term: 2, leader: None });
+        flight.routes.set_leader(ONE, GroupLeader { group: GroupId(1), term: 2, leader: None });
         flight.add(1, frame("a"), Class::Prompt, SLOT, 0);
         assert!(sent(&mut flight, now).is_empty() && sent_to(&mut flight, TWO, now).is_empty());
         leads(&mut flight, 2, ONE);

@@ -1,12 +1,18 @@
 //! Several nodes that are one cluster: they find each other, share the work, and lose nothing when one of them goes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use coda_client::BoxError;
-use coda_node_tests::cluster::TestCluster;
-use coda_node_tests::soon;
+use coda_node_tests::cluster::{TestCluster, ask, try_ask};
 use coda_node_tests::work::run;
-use coda_protocol::ids::NodeId;
+use coda_node_tests::{soon, until};
+use coda_protocol::cluster::NodeState;
+use coda_protocol::ids::{GroupId, NodeId};
+use coda_protocol::operate::{ClusterReport, ClusterRequest, GroupReport};
+use coda_protocol::reply::Reply;
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_form_a_cluster_and_share_its_work() {
@@ -18,7 +24,7 @@ async fn three_nodes_form_a_cluster_and_share_its_work() {
         *leads.entry(group.leader.expect("a leader")).or_default() += 1;
     }
     assert_eq!(leads.len(), 3, "leaders are spread: {leads:?}");
-    let worker = run(cluster.worker().task("double", |n: u64| async move { Ok::<_, BoxError>(2 * n) }));
+    let worker = run(cluster.worker().task_slots(30).task("double", |n: u64| async move { Ok::<_, BoxError>(2 * n) }));
     let client = cluster.client().await;
     let mut handles = Vec::new();
     for n in 0..300_u64 {
@@ -29,5 +35,81 @@ async fn three_nodes_form_a_cluster_and_share_its_work() {
     }
     worker.stop().await;
     cluster.equal(3).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_stops_and_comes_back_while_work_goes_on() {
+    let mut cluster = TestCluster::start(3, 3, 3).await;
+    let worker = run(cluster.worker().task_slots(30).task("double", |n: u64| async move { Ok::<_, BoxError>(2 * n) }));
+    let client = cluster.client().await;
+    let (stop, mut stopping) = watch::channel(false);
+    let load = tokio::spawn({
+        let client = client.clone();
+        async move {
+            let mut done = 0_u64;
+            while !*stopping.borrow_and_update() {
+                let handle = client.submit_json("double", &done).await.expect("never refused");
+                assert_eq!(handle.result_json::<u64>().await.expect("a result"), 2 * done);
+                done += 1;
+            }
+            done
+        }
+    });
+    for node in 1..=3 {
+        cluster.stop(node).await;
+        cluster.go(node).await;
+        cluster.calm().await;
+    }
+    stop.send_replace(true);
+    assert!(soon("the load ends", load).await.unwrap() > 0);
+    worker.stop().await;
+    cluster.equal(3).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_come_and_go_and_leave_nothing_behind() {
+    let mut cluster = TestCluster::start(3, 3, 4).await;
+    let client = cluster.client().await;
+    let mut handles = Vec::new();
+    for n in 0..50_u64 {
+        handles.push(client.submit_json("double", &n).await.unwrap());
+    }
+    for node in [4, 5] {
+        cluster.add(node).await;
+        cluster.join(&client, node).await;
+        cluster.until_state(&client, node, NodeState::Active).await;
+    }
+    let report = cluster.calm().await;
+    let copies = |report: &ClusterReport, node: u64| {
+        let on = |group: &&GroupReport| group.voters.contains(&NodeId(node)) && group.group != GroupId::META;
+        report.groups.iter().filter(on).count()
+    };
+    let counts: Vec<usize> = (1..=5).map(|node| copies(&report, node)).collect();
+    assert_eq!(counts.iter().sum::<usize>(), 12, "three copies of each: {counts:?}");
+    assert!(counts.iter().all(|count| (2..=3).contains(count)), "evenly: {counts:?}");
+    let refused = try_ask(&client, ClusterRequest::Remove(NodeId(1))).await.unwrap_err();
+    assert_eq!(refused.code(), "CODA2042", "it is in use");
+    for node in [1, 2] {
+        assert_eq!(ask(&client, ClusterRequest::Drain(NodeId(node))).await, Reply::Done);
+        until("it is empty", || async {
+            let removed = try_ask(&client, ClusterRequest::Remove(NodeId(node))).await;
+            if removed.is_err() {
+                sleep(Duration::from_millis(50)).await;
+            }
+            removed.ok()
+        })
+        .await;
+        cluster.stop(node).await;
+    }
+    let report = cluster.calm().await;
+    assert!(report.groups.iter().all(|group| group.voters == [3, 4, 5].map(NodeId)), "{:?}", report.groups);
+    let worker = run(cluster.worker().task_slots(30).task("double", |n: u64| async move { Ok::<_, BoxError>(2 * n) }));
+    for (n, handle) in handles.iter().enumerate() {
+        assert_eq!(soon("a result", handle.result_json::<u64>()).await.unwrap(), 2 * n as u64);
+    }
+    worker.stop().await;
+    cluster.equal(4).await;
     cluster.stop_all().await;
 }

@@ -244,7 +244,7 @@ impl<H: Handler> Courier<H> {
                     continue;
                 }
                 Frame::Push(Push::Leader(leader)) => {
-                    moved |= flight.routes.set_leader(leader);
+                    moved |= flight.routes.set_leader(node, leader);
                     continue;
                 }
                 Frame::Push(push) => {
