@@ -81,6 +81,14 @@ impl Router {
         GroupLeader { group: self.shared.group.id(), term: self.shared.term, leader: Some(node) }
     }
 
+    /// Makes sure with a quorum that this is still the leadership: what is read then is what everybody was told.
+    ///
+    /// # Errors
+    /// [`Unavailable::NotLeader`].
+    pub async fn confirm(&self) -> Result<(), Unavailable> {
+        self.shared.group.linearize().await.map(drop).map_err(|_| Unavailable::NotLeader { leader: None })
+    }
+
     /// Reads applied state at one moment.
     pub fn read<T>(&self, read: impl FnOnce(&dyn Read, Position) -> T) -> T {
         let Shared { group, term, .. } = &*self.shared;
@@ -297,7 +305,16 @@ impl Router {
                 match outcome {
                     Ok(Some(outcome)) => reply.answer(position, Ok(Reply::Ended(outcome))),
                     Ok(None) => shared.waiters.add(work, reply),
-                    Err(reject) => reply.answer(position, Err(Refusal::Reject(reject))),
+                    // What has ended has ended for good, and who waits is answered by nobody else. But whoever leads no
+                    // longer, and has not heard of it, may have missed how this began.
+                    Err(reject) => {
+                        let router = self.clone();
+                        tokio::spawn(async move {
+                            if router.confirm().await.is_ok() {
+                                reply.answer(position, Err(Refusal::Reject(reject)));
+                            }
+                        });
+                    }
                 }
             }
         });

@@ -107,8 +107,10 @@ impl Session {
             }
             Request::PauseQueue(queue) => self.everywhere(Command::PauseQueue { queue }, reply),
             Request::UnpauseQueue(queue) => self.everywhere(Command::UnpauseQueue { queue }, reply),
-            Request::DescribeRun(run) => self.describe(run.slot(), reply, |router| describe::run(router, run)),
-            Request::DescribeTask(task) => self.describe(task.slot(), reply, |router| describe::task(router, task)),
+            Request::DescribeRun(run) => self.describe(run.slot(), reply, move |router| describe::run(router, run)),
+            Request::DescribeTask(task) => {
+                self.describe(task.slot(), reply, move |router| describe::task(router, task))
+            }
             Request::DescribeNode => answer(reply, Ok(describe::node(&self.host))),
             Request::ListQueues => {
                 let first = |QueuePage { queues, .. }| Reply::Queues(queues);
@@ -153,11 +155,12 @@ impl Session {
         }
     }
 
-    fn describe(&self, slot: Slot, reply: ReplyTo, describe: impl FnOnce(&Router) -> Described) {
-        match self.host.led_of(slot) {
-            Ok(router) => answer(reply, describe(&router)),
-            Err(refusal) => reply.refuse(refusal),
-        }
+    fn describe(&self, slot: Slot, reply: ReplyTo, describe: impl FnOnce(&Router) -> Described + Send + 'static) {
+        self.everyone(reply, move |host| async move {
+            let router = host.led_of(slot)?;
+            router.confirm().await?;
+            describe(&router)
+        });
     }
 
     /// Answers what may need other nodes, without keeping those waiting that come behind.

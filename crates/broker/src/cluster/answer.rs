@@ -57,17 +57,20 @@ pub async fn here(host: &Host, ask: Ask) -> Answered {
             Ok(Said::Reply(position, result?))
         }
         Ask::Queues { group, from } => {
-            let (position, page) = describe::queues_of(&host.led(group)?, from.as_ref());
+            let router = host.led(group)?;
+            router.confirm().await?;
+            let (position, page) = describe::queues_of(&router, from.as_ref());
             Ok(Said::Queues(position, page))
         }
         Ask::Lanes { group, queue } => {
-            let (position, lanes) = describe::lanes_of(&host.led(group)?, &queue);
+            let router = host.led(group)?;
+            router.confirm().await?;
+            let (position, lanes) = describe::lanes_of(&router, &queue);
             Ok(Said::Lanes(position, lanes))
         }
         Ask::Placement(group) => {
             let router = host.led(GroupId::META)?;
-            let not_leader = |_| Unavailable::NotLeader { leader: None };
-            router.shared.group.linearize().await.map_err(not_leader)?;
+            router.confirm().await?;
             let placement = router.read(|kv, _| coda_engine::query::cluster::placement(kv, group));
             Ok(Said::Placement(placement?))
         }

@@ -74,8 +74,7 @@ async fn ask_meta(host: &Host, request: ClusterRequest) -> Described {
 /// Answers what only the meta group's leader can, as that.
 pub async fn decide(host: &Host, request: ClusterRequest) -> Described {
     let meta = host.led(GroupId::META)?;
-    let not_leader = |_| Unavailable::NotLeader { leader: None };
-    meta.shared.group.linearize().await.map_err(not_leader)?;
+    meta.confirm().await?;
     let position = meta.read(|_, position| position);
     let reply = match request {
         ClusterRequest::ListTokens => {
