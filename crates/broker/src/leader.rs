@@ -62,6 +62,7 @@ impl Actor for Leader {
                 held: Default::default(),
                 workflows: RwLock::new(BTreeMap::new()),
                 turn: Default::default(),
+                held_until: Default::default(),
             }),
         };
         let turns = ProposerLoop::new(inbox, args.group.clone(), args.clock, router.clone());

@@ -289,6 +289,7 @@ impl ProposerLoop {
     }
 
     async fn propose(&mut self, batch: &mut Batch) -> Result<(), &'static str> {
+        self.router.wait_while_held().await;
         let mut entry = std::mem::take(&mut batch.entry);
         entry.now = self.clock.now();
         let replies = std::mem::take(&mut batch.replies);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use coda_engine::command::Command;
 use coda_engine::effect::Effect;
@@ -16,8 +17,9 @@ use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::Reply;
 use coda_protocol::request::{Release, Subscribe};
 use coda_raft_store::group::Group;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use ractor::{ActorRef, call};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::{QUEUES_SERVED_MAX, RETRY_AFTER_MS, WORKFLOW_ACTORS_MAX};
 use crate::dispatch::{Epoch, Room, Taken};
@@ -30,6 +32,9 @@ use crate::routes::Routes;
 use crate::sessions::Sessions;
 use crate::waiters::Waiters;
 use crate::workflow::Delivery;
+
+/// How often it is looked whether what was proposed is applied.
+const HOLD_LOOK: Duration = Duration::from_millis(1);
 
 /// What the leader's parts share. Cheap to clone.
 #[derive(Clone)]
@@ -57,6 +62,8 @@ pub struct Shared {
     pub workflows: RwLock<BTreeMap<u64, ActorRef<WorkflowMsg>>>,
     /// Which queue is first in the next entry.
     pub turn: AtomicUsize,
+    /// Nothing is proposed before then.
+    pub held_until: Mutex<Option<Instant>>,
 }
 
 /// Totals of this leadership.
@@ -87,6 +94,37 @@ impl Router {
     /// [`Unavailable::NotLeader`].
     pub async fn confirm(&self) -> Result<(), Unavailable> {
         self.shared.group.linearize().await.map(drop).map_err(|_| Unavailable::NotLeader { leader: None })
+    }
+
+    /// Proposes nothing for so long, and waits until all that was proposed is applied here: what all copies come to then is
+    /// equal. The index of it.
+    pub async fn hold(&self, time: Duration) -> u64 {
+        *self.shared.held_until.lock() = Some(Instant::now() + time);
+        let settled = async {
+            loop {
+                let status = self.shared.group.status();
+                if status.applied == status.last_log {
+                    return status.applied.unwrap_or_default();
+                }
+                sleep(HOLD_LOOK).await;
+            }
+        };
+        match timeout(time, settled).await {
+            Ok(index) => index,
+            Err(_) => self.shared.group.status().applied.unwrap_or_default(),
+        }
+    }
+
+    /// Waits while [`Router::hold`] holds.
+    pub async fn wait_while_held(&self) {
+        let until = *self.shared.held_until.lock();
+        if let Some(until) = until {
+            sleep_until(until).await;
+            let mut held = self.shared.held_until.lock();
+            if *held == Some(until) {
+                *held = None;
+            }
+        }
     }
 
     /// Reads applied state at one moment.

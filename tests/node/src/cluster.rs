@@ -86,8 +86,19 @@ impl TestCluster {
         member.node = Some(started.unwrap_or_else(|error| panic!("{}: {error}", error.code())));
     }
 
+    /// A node's disk is lost while it does not run.
+    pub fn wipe(&mut self, node: u64) {
+        std::fs::remove_dir_all(&self.nodes[&node].config.data_dir).expect("its folder");
+    }
+
     /// Lets a node in that was added.
     pub async fn join(&self, client: &Client, node: u64) {
+        assert_eq!(self.try_join(client, node).await.expect("let in"), Reply::Done);
+    }
+
+    /// # Errors
+    /// Why it is not let in.
+    pub async fn try_join(&self, client: &Client, node: u64) -> Result<Reply, coda_client::ClientError> {
         let token = JoinToken::random();
         let create = ClusterRequest::CreateToken { token: token.id, digest: token.digest(), ttl: None };
         assert!(matches!(ask(client, create).await, Reply::TokenCreated { .. }));
@@ -96,7 +107,7 @@ impl TestCluster {
         its_own.close().await;
         let (node, registration) = (report.node, report.registration);
         let join = ClusterRequest::Join { token: token.id, digest: token.digest(), node, registration };
-        assert_eq!(ask(client, join).await, Reply::Done);
+        try_ask(client, join).await
     }
 
     /// Stops a node cleanly.
@@ -142,7 +153,13 @@ impl TestCluster {
 
     /// Waits until the cluster says that nothing is wrong, and that all leaders are where they should be.
     pub async fn calm(&self) -> ClusterReport {
-        let client = self.client().await;
+        self.calm_without(&[]).await
+    }
+
+    /// The same, asked of all that run but these.
+    pub async fn calm_without(&self, outside: &[u64]) -> ClusterReport {
+        let inside: Vec<u64> = self.running().into_iter().filter(|node| !outside.contains(node)).collect();
+        let client = self.client_of(&inside).await;
         let calm = until("the cluster is healthy", || async {
             let report = cluster_report(&client).await;
             let in_place = |group: &coda_protocol::operate::GroupReport| group.leader == group.preferred;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use coda_client::BoxError;
 use coda_node_tests::cluster::{TestCluster, ask, try_ask};
 use coda_node_tests::work::run;
-use coda_node_tests::{soon, until};
+use coda_node_tests::{logs, soon, until};
 use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::{GroupId, NodeId};
 use coda_protocol::operate::{ClusterReport, ClusterRequest, GroupReport};
@@ -111,5 +111,38 @@ async fn nodes_come_and_go_and_leave_nothing_behind() {
     }
     worker.stop().await;
     cluster.equal(4).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_lost_its_disk_or_was_removed_does_not_come_back() {
+    let mut cluster = TestCluster::start(3, 3, 1).await;
+    let client = cluster.client_of(&[1]).await;
+    cluster.stop(3).await;
+    cluster.wipe(3);
+    cluster.go(3).await;
+    let refused = cluster.try_join(&client, 3).await.unwrap_err();
+    assert_eq!(refused.code(), "CODA2040", "its copies are gone, and with them what it promised");
+    until("the others refuse it", || async { logs::matching("comes with storage").pop() }).await;
+    // It leaves as a dead node does, and another takes its place.
+    assert_eq!(ask(&client, ClusterRequest::Drain(NodeId(3))).await, Reply::Done);
+    cluster.add(4).await;
+    cluster.join(&client, 4).await;
+    until("it is replaced", || async {
+        let removed = try_ask(&client, ClusterRequest::Remove(NodeId(3))).await;
+        if removed.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        removed.ok()
+    })
+    .await;
+    let report = cluster.calm_without(&[3]).await;
+    assert!(report.groups.iter().all(|group| group.voters == [1, 2, 4].map(NodeId)), "{:?}", report.groups);
+    let terms: Vec<u64> = report.groups.iter().map(|group| group.term).collect();
+    cluster.stop(3).await;
+    cluster.go(3).await;
+    until("the others refuse it", || async { logs::matching("node 3 was removed").pop() }).await;
+    let after = cluster.calm_without(&[3]).await;
+    assert_eq!(after.groups.iter().map(|group| group.term).collect::<Vec<_>>(), terms, "nobody was disturbed");
     cluster.stop_all().await;
 }

@@ -23,7 +23,9 @@ use crate::proposer::ReplyTo;
 
 /// How long a copy may take to come to an index before its checksum is made of what it has.
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(5);
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// How long a group takes no writes so that its copies can be compared at one index, while there is traffic.
+const VERIFY_HOLD: Duration = Duration::from_millis(200);
 
 /// Answers other nodes.
 pub struct Answers(pub Host);
@@ -83,7 +85,8 @@ pub async fn here(host: &Host, ask: Ask) -> Answered {
         }
         Ask::Index(group) => {
             let router = host.led(group)?;
-            Ok(Said::Index(router.shared.group.status().applied.unwrap_or_default()))
+            router.confirm().await?;
+            Ok(Said::Index(router.hold(VERIFY_HOLD).await))
         }
         Ask::Digest { group, index } => {
             let group = host.routes.hosted(group).ok_or(Reject::NoSuchGroup { group: group.0 })?;

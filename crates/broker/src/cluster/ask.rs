@@ -46,7 +46,7 @@ pub enum Ask {
     Report,
     /// Of any node with a copy: once it has come so far, its index and checksum. → `Digest`
     Digest { group: GroupId, index: u64 },
-    /// Of a group's leader: everything up to where it is applied now is on its way to the others. → `Index`
+    /// Of a group's leader, which takes no writes for a moment: how far it has come, and the others will. → `Index`
     Index(GroupId),
 }
 
