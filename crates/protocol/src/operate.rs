@@ -222,20 +222,30 @@ impl ClusterReport {
     /// How the cluster is. Each reason is a sentence of its own, the worst first.
     #[must_use]
     pub fn health(&self) -> Health {
-        let mut lost = Vec::new();
-        let mut wrong = Vec::new();
+        let (mut lost, mut wrong) = (Vec::new(), Vec::new());
+        let (mut dead, mut leaderless, mut reduced) = (Vec::new(), Vec::new(), Vec::new());
         for group in &self.groups {
             let answering = |node: &&NodeId| self.replica(group.group, **node).is_some_and(|one| one.failure.is_none());
-            let up = group.voters.iter().filter(answering).count();
-            let id = group.group;
-            if up <= group.voters.len() / 2 {
-                lost.push(format_smolstr!("group {id}: {up} of {} voters answer", group.voters.len()));
+            let (up, all) = (group.voters.iter().filter(answering).count(), group.voters.len());
+            let voters = format_smolstr!("in group {}, {up} of {all} voters answer", group.group);
+            if up <= all / 2 {
+                dead.push(voters);
             } else if group.leader.is_none() {
-                lost.push(format_smolstr!("group {id} has no leader for the moment"));
-            } else if up < group.voters.len() {
-                wrong.push(format_smolstr!("group {id}: {up} of {} voters answer", group.voters.len()));
+                leaderless.push(format_smolstr!("group {}", group.group));
+            } else if up < all {
+                reduced.push(voters);
             }
         }
+        // One line for many groups: what a node takes with it, it takes in all groups that it has.
+        let summary = |groups: &[SmolStr], of_one: &str, of_many: &str| {
+            let first = groups.first()?;
+            Some(match groups.len() {
+                1 => format_smolstr!("a group {of_one}: {first}"),
+                count => format_smolstr!("{count} groups {of_many}: {first}, for one"),
+            })
+        };
+        lost.extend(summary(&dead, "has no quorum", "have no quorum"));
+        lost.extend(summary(&leaderless, "has no leader for the moment", "have no leader for the moment"));
         for MemberReport { member, report } in &self.members {
             let node = member.node;
             match (member.state, report) {
@@ -248,6 +258,12 @@ impl ClusterReport {
                     self.complain_of(report, &mut wrong);
                 }
             }
+        }
+        wrong.extend(summary(&reduced, "has lost a copy for now", "have lost copies for now"));
+        if self.cluster.is_some() && !self.is_current {
+            let node = self.node;
+            wrong
+                .push(format_smolstr!("this is what node {node} last heard: no leader of the meta group confirmed it"));
         }
         let factor = self.cluster.as_ref().map_or(0, |cluster| usize::from(cluster.replication_factor));
         let thin: Vec<&GroupReport> = self.groups.iter().filter(|group| group.voters.len() < factor).collect();

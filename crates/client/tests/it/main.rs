@@ -1,5 +1,6 @@
 //! The client against a node of paper, over real QUIC on loopback.
 
+mod admin;
 mod certificate;
 mod client;
 mod link;
