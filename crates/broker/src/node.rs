@@ -273,6 +273,18 @@ impl Node {
         &self.identity
     }
 
+    /// What it says of itself to a cluster that it is to join.
+    #[must_use]
+    pub fn registration(&self) -> &Registration {
+        &self.host.registration
+    }
+
+    /// Whether it is in no cluster yet, as far as it knows.
+    #[must_use]
+    pub fn is_outside(&self) -> bool {
+        self.host.map().is_none()
+    }
+
     /// How much the node holds for its clients.
     pub async fn usage(&self) -> Usage {
         usage::count(&self.host).await

@@ -125,6 +125,7 @@ pub fn options(global: &Global) -> Result<ConnectOptions, CliError> {
     // A command that a worker runs inherits the worker's CODA_SESSION, and must not pose as it.
     options.session = SessionId::random();
     options.agent = concat!("coda-cli/", env!("CARGO_PKG_VERSION")).into();
+    options.outside = true;
     Ok(options)
 }
 

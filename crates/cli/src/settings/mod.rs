@@ -22,7 +22,7 @@ use coda_broker::identity::IdentityFiles;
 use coda_protocol::ids::NodeId;
 
 use crate::errors::CliError;
-use keys::{KEYS, Key, Since, Without};
+use keys::{KEYS, Key, Without};
 pub use layers::Origin;
 use layers::{Given, Layers};
 use problem::Problem;
@@ -39,6 +39,9 @@ pub struct Settings {
     pub advertise: Option<String>,
     /// How it meets other nodes; none if it is alone.
     pub peering: Option<Peering>,
+    /// Whom to ask to be let into a cluster, and with what.
+    pub seeds: Vec<String>,
+    pub join_token: Option<String>,
     pub certificates: IdentityFiles,
     pub require_certificate: bool,
     pub sync_delay: Duration,
@@ -95,6 +98,7 @@ impl Sources {
             }
         });
         let effective: Vec<Effective> = effective.collect();
+        problems.extend(alone(&effective));
         if problems.is_empty() {
             return Ok(effective);
         }
@@ -107,12 +111,23 @@ impl Sources {
     }
 }
 
+/// What is said about other nodes of a node that meets none.
+fn alone(effective: &[Effective]) -> Vec<Problem> {
+    let is_set = |name: &str| effective.iter().any(|one| one.key.name == name && one.value.is_some());
+    if is_set(PEER) {
+        return Vec::new();
+    }
+    let pointless = effective.iter().filter(|one| OF_PEERS.contains(&one.key.name) && one.value.is_some());
+    pointless.map(|one| Problem::alone(one.origin.clone(), one.key)).collect()
+}
+
+/// A node with this meets others, and the rest is about how.
+const PEER: &str = "listen.peer";
+const OF_PEERS: [&str; 3] = ["listen.advertise_peer", "cluster.seeds", "cluster.join_token"];
+
 /// `base` is where relative defaults count from.
 fn effective(key: &'static Key, given: Option<&Given>, base: &Path) -> Result<Effective, Problem> {
     let (raw, origin, base) = match (given, key.without) {
-        (Some(Given { origin, .. }), _) if key.since == Since::SeveralNodes => {
-            return Err(Problem::not_yet(origin.clone(), key));
-        }
         (Some(Given { raw, origin, base }), _) => (raw.clone(), origin.clone(), base.as_path()),
         (None, Without::Default(text)) => (Raw::Words(text.to_owned()), Origin::Default, base),
         (None, Without::Nothing) => return Ok(Effective { key, value: None, origin: Origin::Default }),
@@ -137,6 +152,8 @@ impl Settings {
             peering: held
                 .maybe_address("listen.peer")
                 .map(|listen| Peering { listen, advertise: held.text("listen.advertise_peer").map(Into::into) }),
+            seeds: held.texts("cluster.seeds"),
+            join_token: held.text("cluster.join_token"),
             certificates: IdentityFiles {
                 ca: held.path("tls.ca"),
                 cert: held.path("tls.cert"),
@@ -189,6 +206,14 @@ impl Held<'_> {
     fn duration(&self, name: &str) -> Duration {
         let Some(Value::Duration(duration)) = self.get(name) else { unreachable!("{name} is a duration") };
         *duration
+    }
+
+    fn texts(&self, name: &str) -> Vec<String> {
+        match self.get(name) {
+            Some(Value::Texts(texts)) => texts.clone(),
+            None => Vec::new(),
+            Some(_) => unreachable!("{name} is a list of texts"),
+        }
     }
 
     fn text(&self, name: &str) -> Option<String> {
