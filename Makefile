@@ -129,6 +129,14 @@ test-e2e: build sdk ## Test real nodes and real workers, end to end
 demo: build sdk ## Send a thousand real errors through a durable workflow while things are killed
 	CODA_BIN=$(CODA_BIN) $(PY) -m examples.events.demo
 
+.PHONY: demo-cluster
+demo-cluster: build sdk ## The same on three nodes, while each of them is killed in turn
+	CODA_BIN=$(CODA_BIN) $(PY) -m examples.events.demo --nodes 3 --dir .demo-cluster
+
+.PHONY: cluster
+cluster: build sdk ## Start three nodes on this machine that are one cluster, and leave them running
+	CODA_BIN=$(CODA_BIN) $(PY) -m examples.events.cluster
+
 .PHONY: fuzz
 fuzz: ## Fuzz frames, requests and commands for FUZZ_SECONDS (60) each
 	fuzz/run.sh $(or $(FUZZ_SECONDS),60)
@@ -161,5 +169,5 @@ fmt: $(STAMPS)/requirements ## Format Rust and Python
 
 .PHONY: clean
 clean: ## Remove build outputs and .venv; the RocksDB cache stays
-	rm -rf target .venv .demo .coda
+	rm -rf target .venv .demo .demo-cluster .cluster .coda
 	find . -name target -prune -o \( -name __pycache__ -o -name .pytest_cache -o -name .mypy_cache -o -name .ruff_cache \) -prune -exec rm -rf {} +
