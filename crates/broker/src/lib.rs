@@ -35,6 +35,7 @@ mod router;
 mod routes;
 mod timer;
 mod waiters;
+mod wants;
 mod workflow;
 
 mod supervisor;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coda_protocol::cluster::{ClusterMap, MapGroup, MapNode, NodeState};
-use coda_protocol::ids::{ClusterId, GroupId};
+use coda_protocol::ids::{ClusterId, GroupId, NodeId};
 use coda_protocol::slots::SlotMap;
 use coda_raft_store::error::StoreError;
 use coda_raft_store::group::{Group, GroupOptions};
@@ -32,6 +32,7 @@ use crate::sessions::Sessions;
 use crate::supervisor::{Supervisor, SupervisorArgs};
 use crate::usage;
 pub use crate::usage::Usage;
+use crate::wants;
 
 /// A running node.
 pub struct Node {
@@ -41,6 +42,7 @@ pub struct Node {
     endpoint: quinn::Endpoint,
     accepting: JoinHandle<()>,
     rotating: [AbortOnDrop; 2],
+    wanting: AbortOnDrop,
     watching: JoinHandle<()>,
     host: Host,
     groups: Vec<Group>,
@@ -118,8 +120,12 @@ impl Node {
         let (incarnation, started) = (store.incarnation(), clock.instant());
         let (sessions, routes) = (Sessions::default(), Routes::default());
         let (failed_tell, failed) = watch::channel(None);
-        let args =
-            SupervisorArgs { sessions: sessions.clone(), clock, routes: routes.clone(), failed: failed_tell.clone() };
+        let args = SupervisorArgs {
+            sessions: sessions.clone(),
+            clock: clock.clone(),
+            routes: routes.clone(),
+            failed: failed_tell.clone(),
+        };
         let (supervisor, supervising) = Actor::spawn(None, Supervisor, args).await?;
         let watching = tokio::spawn(async move {
             let _ = supervising.await;
@@ -140,12 +146,14 @@ impl Node {
             map: Arc::new(RwLock::new(Arc::new(map))),
         };
         let accepting = tokio::spawn(endpoint::accept(endpoint.clone(), host.clone()));
+        let wanting = AbortOnDrop(tokio::spawn(wants::run(host.clone(), clock)));
 
         if let Certificates::Own = config.certificates {
             let path = dir.join("client.json");
             write_client_json(&path, address).map_err(|why| StartError::Folder { path, why })?;
         }
-        let node = Self { address, ca_path, identity, endpoint, accepting, rotating, watching, host, groups, failed };
+        let node =
+            Self { address, ca_path, identity, endpoint, accepting, rotating, wanting, watching, host, groups, failed };
         // Ready means ready: a client that connects now is served.
         let failed = tokio::select! {
             _ = led.wait_for(|_| node.host.routes.count() == node.groups.len()) => None,
@@ -181,6 +189,15 @@ impl Node {
         usage::count(&self.host).await
     }
 
+    /// As if the cluster had another node, which nobody can reach: for tests of what a node does only then.
+    #[doc(hidden)]
+    pub fn imagine_another(&self) {
+        let mut map = (*self.host.map()).clone();
+        map.nodes.push(MapNode { node: NodeId(u64::MAX), ..map.nodes[0].clone() });
+        map.version += 1;
+        *self.host.map.write() = Arc::new(map);
+    }
+
     /// Resolves if the node cannot go on; says why.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
@@ -196,6 +213,7 @@ impl Node {
         self.watching.abort();
         // It holds the endpoint, whose address a successor in this process may want.
         drop(self.rotating);
+        drop(self.wanting);
         let Host { supervisor, store, .. } = self.host;
         if ractor::call!(supervisor, SupervisorMsg::Shutdown).is_err() {
             warn!("the supervisor was gone before the shutdown");

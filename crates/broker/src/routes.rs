@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::router::Router;
+use crate::wants::Starving;
 
 /// The groups that are led here, each from the moment that its leader has recovered. Cheap to clone.
 #[derive(Clone)]
@@ -17,11 +18,12 @@ struct Inner {
     led: RwLock<BTreeMap<GroupId, Router>>,
     /// Counts changes.
     changes: watch::Sender<u64>,
+    starving: Starving,
 }
 
 impl Default for Routes {
     fn default() -> Self {
-        Self(Arc::new(Inner { led: RwLock::default(), changes: watch::Sender::new(0) }))
+        Self(Arc::new(Inner { led: RwLock::default(), changes: watch::Sender::new(0), starving: Starving::default() }))
     }
 }
 
@@ -62,6 +64,12 @@ impl Routes {
             drop(led);
             self.0.changes.send_modify(|changes| *changes += 1);
         }
+    }
+
+    /// Where proposers say which queues wait for slots.
+    #[must_use]
+    pub fn starving(&self) -> &Starving {
+        &self.0.starving
     }
 
     /// Notified of every change after this call.
