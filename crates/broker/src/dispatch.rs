@@ -323,6 +323,9 @@ fn find_names(entry: &Entry, names: &Arc<[Name]>) -> Option<usize> {
 }
 
 #[cfg(test)]
+mod slots_tests;
+
+#[cfg(test)]
 mod tests {
     use coda_protocol::limits::LEASES_PER_SESSION_MAX;
 

@@ -163,6 +163,15 @@ impl Wishes {
         let Some(wishes) = self.queues.get_mut(queue) else { return Vec::new() };
         let mut tells = Vec::new();
         for (kind, (wish, demand)) in [WorkKind::Task, WorkKind::Run].into_iter().zip(wishes.iter_mut().zip(seen)) {
+            match wish.next {
+                Some(next) if next <= now => {}
+                Some(_) => continue,
+                // Seen for the first time: for the sake of the other kind, or it would have been begun.
+                None => {
+                    wish.next = (demand.ready > 0).then_some(now + WANTS_AFTER);
+                    continue;
+                }
+            }
             let said = if demand.ready > 0 { wish.tell(demand, now, *room) } else { wish.enough(now, *room) };
             *room -= said.len();
             tells.extend(said.into_iter().map(|((session, epoch), wanted)| {
@@ -369,6 +378,21 @@ mod tests {
         let over = w.look(0);
         assert_eq!(over, w.workers.iter().map(|who| (*who, 0)).collect());
         assert_eq!(w.wishes.next(), None);
+    }
+
+    #[test]
+    fn the_other_kind_of_a_queue_that_is_looked_at_waits_its_time_too() {
+        let mut w = World::new(1);
+        let queue: Name = "q".into();
+        w.wishes.begin(queue.clone(), w.now);
+        w.look(1);
+        w.now = w.wishes.next().unwrap();
+        let demand = || Demand { ready: 1, workers: w.workers.clone() };
+        let kinds = |tells: Vec<Tell>| tells.into_iter().map(|tell| tell.wants.kind).collect::<Vec<_>>();
+        let both = [demand(), demand()];
+        assert_eq!(kinds(w.wishes.look(&queue, &both, w.now, &mut 9)), []);
+        assert_eq!(w.wishes.next(), Some(w.now + WANTS_AFTER));
+        assert_eq!(kinds(w.wishes.look(&queue, &both, w.now + WANTS_AFTER, &mut 9)), [WorkKind::Run]);
     }
 
     #[test]
