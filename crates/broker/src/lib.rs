@@ -36,6 +36,7 @@ mod router;
 mod routes;
 mod timer;
 mod waiters;
+mod wants;
 mod workflow;
 
 mod supervisor;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coda_engine::command::COMMANDS_VERSION;
-use coda_protocol::cluster::Registration;
-use coda_protocol::ids::{ClusterId, GroupId};
+use coda_protocol::cluster::{MapNode, Registration};
+use coda_protocol::ids::{ClusterId, GroupId, NodeId};
 use coda_raft_store::error::StoreError;
 use coda_raft_store::peers::{NoPeers, PeerTransport};
 use coda_raft_store::store::{NodeStore, StoreOptions};
@@ -33,6 +33,7 @@ use crate::sessions::Sessions;
 use crate::supervisor::{Supervisor, SupervisorArgs};
 use crate::usage;
 pub use crate::usage::Usage;
+use crate::wants;
 
 /// A running node.
 pub struct Node {
@@ -42,6 +43,7 @@ pub struct Node {
     endpoint: quinn::Endpoint,
     accepting: JoinHandle<()>,
     rotating: [AbortOnDrop; 2],
+    wanting: AbortOnDrop,
     watching: JoinHandle<()>,
     host: Host,
     peers: Option<Arc<PeerEndpoint>>,
@@ -181,6 +183,7 @@ impl Node {
         };
         table.answer_with(Arc::new(Answers(host.clone())));
         let accepting = tokio::spawn(endpoint::accept(endpoint.clone(), host.clone()));
+        let wanting = AbortOnDrop(tokio::spawn(wants::run(host.clone(), host.clock.clone())));
         let following = JoinSet::new();
         let mut node = Self {
             address,
@@ -189,6 +192,7 @@ impl Node {
             endpoint,
             accepting,
             rotating,
+            wanting,
             watching,
             host,
             peers,
@@ -290,6 +294,17 @@ impl Node {
         usage::count(&self.host).await
     }
 
+    /// As if the cluster had another node, which nobody can reach: for tests of what a node does only then.
+    #[doc(hidden)]
+    pub fn imagine_another(&self) {
+        let mut view = (*self.host.cluster.get()).clone();
+        let mut map = view.map.as_deref().expect("a cluster").clone();
+        map.nodes.push(MapNode { node: NodeId(u64::MAX), ..map.nodes[0].clone() });
+        map.version += 1;
+        view.map = Some(Arc::new(map));
+        self.host.cluster.set(view);
+    }
+
     /// Resolves if the node cannot go on; says why.
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.clone();
@@ -311,6 +326,7 @@ impl Node {
         self.accepting.abort();
         // It holds the endpoint, whose address a successor in this process may want.
         drop(self.rotating);
+        drop(self.wanting);
         if ractor::call!(self.host.supervisor, SupervisorMsg::Shutdown).is_err() {
             warn!("the supervisor was gone before the shutdown");
         }

@@ -284,14 +284,20 @@ fn weight(frame: &Frame) -> usize {
                 report.members.iter().map(|member| (replicas(member) + 1) * ROW_BYTES).sum()
             }
             Reply::Cluster(_) => ROW_BYTES,
-            Reply::Done | Reply::Started { .. } | Reply::Node(_) | Reply::TokenCreated { .. } => 0,
+            Reply::Done
+            | Reply::Started { .. }
+            | Reply::Node(_)
+            | Reply::TokenCreated { .. }
+            | Reply::Withdrawn { .. } => 0,
         },
         Frame::Push(Push::Map(map)) => {
             map.nodes.iter().map(|node| node.client_addr.len() + ROW_BYTES).sum::<usize>()
                 + map.groups.len() * ROW_BYTES
                 + map.slots.ranges().count() * size_of::<u64>()
         }
-        Frame::Push(Push::LeaseLost { .. } | Push::MemoEnd { .. } | Push::Leader(_) | Push::Outside)
+        Frame::Push(
+            Push::LeaseLost { .. } | Push::MemoEnd { .. } | Push::Leader(_) | Push::Wants(_) | Push::Outside,
+        )
         | Frame::Answer { .. }
         | Frame::Hello { .. }
         | Frame::Welcome(_)

@@ -26,9 +26,9 @@ use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::config::{GRANT_BYTES_PER_ENTRY_MAX, PROPOSER_BYTES_MAX, RETRY_AFTER_MS, RETRY_PAUSE};
-use crate::dispatch::{Epoch, Taken};
+use crate::dispatch::Epoch;
 use crate::outbox::Outbox;
-use crate::router::{Granted, Router};
+use crate::router::{Granted, Riding, Router};
 
 /// Where an answer goes. One that is dropped unanswered refuses: whoever asked asks again, wherever the group is led then.
 pub struct ReplyTo(Option<Asker>);
@@ -203,12 +203,17 @@ pub struct ProposerLoop {
 }
 
 /// What one turn of the loop handles.
-#[derive(Default)]
 struct Batch {
     entry: Entry,
     replies: Vec<ReplyTo>,
     awaits: Vec<(Work, ReplyTo)>,
-    taken: Vec<Taken>,
+    riding: Riding,
+}
+
+impl Batch {
+    fn new(router: &Router) -> Self {
+        Self { entry: Entry::default(), replies: Vec::new(), awaits: Vec::new(), riding: Riding::new(router.clone()) }
+    }
 }
 
 impl ProposerLoop {
@@ -247,7 +252,7 @@ impl ProposerLoop {
 
     /// Proposes what fits one entry; returns the asks that did not.
     async fn turn(&mut self, asks: Vec<Ask>) -> Result<Vec<Ask>, &'static str> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&self.router);
         let mut queues = BTreeSet::new();
         let mut bytes = 0;
         let mut asks = asks.into_iter();
@@ -268,8 +273,8 @@ impl ProposerLoop {
         }
         self.inbox.bytes.fetch_sub(bytes, Ordering::Relaxed);
         if !batch.entry.commands.is_empty() {
-            self.router.take_grants(Some(&queues), &mut batch.entry, &mut batch.taken);
-            self.propose(&mut batch).await?;
+            self.router.take_grants(Some(&queues), &mut batch.entry, &mut batch.riding.taken);
+            self.propose(batch.entry, batch.replies, batch.riding).await?;
         }
         self.router.await_ends(batch.awaits);
         Ok(asks.collect())
@@ -279,28 +284,27 @@ impl ProposerLoop {
     async fn offer(&mut self) -> Result<(), &'static str> {
         // Whatever arrived meanwhile goes first and takes the grants along.
         if self.inbox.asks.is_empty() && self.router.wants_entry() {
-            let mut batch = Batch::default();
-            self.router.take_grants(None, &mut batch.entry, &mut batch.taken);
+            let mut batch = Batch::new(&self.router);
+            self.router.take_grants(None, &mut batch.entry, &mut batch.riding.taken);
             if !batch.entry.grants.is_empty() {
-                self.propose(&mut batch).await?;
+                self.propose(batch.entry, batch.replies, batch.riding).await?;
             }
         }
         Ok(())
     }
 
-    async fn propose(&mut self, batch: &mut Batch) -> Result<(), &'static str> {
+    async fn propose(&mut self, mut entry: Entry, replies: Vec<ReplyTo>, riding: Riding) -> Result<(), &'static str> {
         self.router.wait_while_held().await;
-        let mut entry = std::mem::take(&mut batch.entry);
         entry.now = self.clock.now();
-        let replies = std::mem::take(&mut batch.replies);
         match self.commit(entry).await {
             Ok(Committed { position, applied }) => {
                 self.count(&applied);
                 for (reply, outcome) in replies.into_iter().zip(applied.outcomes) {
                     reply.answer(position, outcome.map_err(Refusal::Reject));
                 }
-                self.router.give_back(&batch.taken, &applied.unused);
-                let granted = Granted::of(&batch.taken);
+                let taken = riding.arrived();
+                self.router.give_back(&taken, &applied.unused);
+                let granted = Granted::of(&taken);
                 self.router.effects(position, applied.effects, &granted).await;
                 // What the bounds of this entry have left out.
                 if self.router.wants_entry() {

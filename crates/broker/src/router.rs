@@ -22,7 +22,7 @@ use ractor::{ActorRef, call};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::{QUEUES_SERVED_MAX, RETRY_AFTER_MS, WORKFLOW_ACTORS_MAX};
-use crate::dispatch::{Epoch, Room, Taken};
+use crate::dispatch::{Backlog, Epoch, Room, Starved, Taken};
 use crate::held::Held;
 use crate::messages::{LeaderMsg, Subscription, SupervisorMsg, TimerMsg, WorkflowMsg};
 use crate::outbox::Outbox;
@@ -249,6 +249,7 @@ impl Router {
         let group = self.shared.group.id();
         self.read(|view, _| lanes.retain(|lane| query::is_ready(view, group, lane)));
         lanes.into_iter().for_each(|lane| queue.lane_ready(lane));
+        queue.slots_gone();
         Ok(())
     }
 
@@ -256,6 +257,13 @@ impl Router {
     pub fn slots_added(&self, queue: &Name) {
         if let Some(queue) = self.shared.queues.read().get(queue) {
             queue.slots_added();
+        }
+    }
+
+    /// Free slots of a subscriber were taken back.
+    pub fn slots_gone(&self, queue: &Name) {
+        if let Some(queue) = self.shared.queues.read().get(queue) {
+            queue.slots_gone();
         }
     }
 
@@ -316,10 +324,26 @@ impl Router {
         }
     }
 
-    /// Whether an entry of grants alone is wanted.
+    /// Whether an entry of grants alone is wanted. Asked after each entry and each kick, so that it is seen here, too, what
+    /// no entry helps: work that waits for slots.
     #[must_use]
     pub fn wants_entry(&self) -> bool {
-        self.shared.queues.read().values().any(|queue| queue.dispatch.lock().wants_entry())
+        let mut wanted = false;
+        for (name, queue) in self.shared.queues.read().iter() {
+            let Backlog { meets_slots, starves } = queue.dispatch.lock().backlog();
+            wanted |= meets_slots;
+            if starves {
+                self.shared.routes.starving().say(name);
+            }
+        }
+        wanted
+    }
+
+    /// What of a queue waits for slots here, and who could do it.
+    #[must_use]
+    pub fn starved(&self, queue: &Name, lanes_max: usize) -> Vec<Starved> {
+        let queues = self.shared.queues.read();
+        queues.get(queue).map(|queue| queue.dispatch.lock().starved(lanes_max)).unwrap_or_default()
     }
 
     /// Answers those whose work has ended already, and remembers the others.
@@ -364,9 +388,14 @@ impl Router {
         let mut left = Vec::new();
         for (name, queue) in self.shared.queues.read().iter() {
             let mut dispatch = queue.dispatch.lock();
-            if dispatch.unsubscribe(session, epoch) && dispatch.workers() == 0 {
+            if !dispatch.unsubscribe(session, epoch) {
+                continue;
+            }
+            if dispatch.workers() == 0 {
                 left.push(name.clone());
             }
+            drop(dispatch);
+            queue.slots_gone();
         }
         for name in left {
             let mut queues = self.shared.queues.write();
@@ -382,6 +411,33 @@ impl Router {
     #[must_use]
     pub fn holds_leases(&self, session: SessionId) -> bool {
         self.read(|view, _| query::holds_leases(view, self.shared.group.id(), session))
+    }
+}
+
+/// The slots that travel with an entry. Where nobody learns what became of it, they are free again: it has pushed no lease,
+/// and what it may have leased is handed back when its sessions tell the next leader what they hold.
+pub struct Riding {
+    router: Router,
+    pub taken: Vec<Taken>,
+}
+
+impl Riding {
+    #[must_use]
+    pub fn new(router: Router) -> Self {
+        Self { router, taken: Vec::new() }
+    }
+
+    /// The entry is committed.
+    #[must_use]
+    pub fn arrived(mut self) -> Vec<Taken> {
+        std::mem::take(&mut self.taken)
+    }
+}
+
+impl Drop for Riding {
+    fn drop(&mut self) {
+        let unused: Vec<u32> = self.taken.iter().map(|taken| taken.slots).collect();
+        self.router.give_back(&self.taken, &unused);
     }
 }
 

@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::router::Router;
+use crate::wants::Starving;
 
 const FIRST_DATA_GROUP: GroupId = GroupId(1);
 
@@ -25,12 +26,18 @@ struct Inner {
     led: RwLock<BTreeMap<GroupId, Router>>,
     /// Counts changes.
     changes: watch::Sender<u64>,
+    starving: Starving,
 }
 
 impl Default for Routes {
     fn default() -> Self {
-        let changes = watch::Sender::new(0);
-        Self(Arc::new(Inner { hosted: RwLock::default(), leaders: RwLock::default(), led: RwLock::default(), changes }))
+        Self(Arc::new(Inner {
+            hosted: RwLock::default(),
+            leaders: RwLock::default(),
+            led: RwLock::default(),
+            changes: watch::Sender::new(0),
+            starving: Starving::default(),
+        }))
     }
 }
 
@@ -125,6 +132,12 @@ impl Routes {
             drop(led);
             self.0.changes.send_modify(|changes| *changes += 1);
         }
+    }
+
+    /// Where proposers say which queues wait for slots.
+    #[must_use]
+    pub fn starving(&self) -> &Starving {
+        &self.0.starving
     }
 
     /// Notified of every change after this call.

@@ -3,6 +3,8 @@
 //! The struct [`Session`] decides on frames and knows no socket; the actor beside it owns the connection's tasks, so
 //! that a panic in any of them closes that connection and nothing else.
 
+mod withdraw;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,6 +82,9 @@ impl Session {
             id => {
                 let reply = ReplyTo::session_of(self.id, self.epoch, self.outbox.clone(), id);
                 if self.outbox.expect_answer() > REQUESTS_IN_FLIGHT_MAX {
+                    if let Request::Withdraw(_) = request {
+                        return withdraw::nothing(reply);
+                    }
                     return reply.refuse(Unavailable::Overloaded { retry_after_ms: RETRY_AFTER_MS });
                 }
                 reply
@@ -134,6 +139,7 @@ impl Session {
             Request::Cluster(request) => {
                 self.everyone(reply, |host| async move { cluster::operate(&host, request).await });
             }
+            Request::Withdraw(withdraw) => self.withdraw(&withdraw, reply),
         }
     }
 

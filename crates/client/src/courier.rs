@@ -68,6 +68,8 @@ pub(crate) trait Handler: Send + Sync + Sized + 'static {
     fn leading(&self, nodes: &BTreeSet<NodeId>) -> Vec<(NodeId, Request, Self::Ticket)>;
     /// Frames to a node that ask for no answer and go before all others of a write.
     fn credits(&self, node: NodeId, out: &mut Vec<u8>);
+    /// What to ask nodes to give back, for the sake of others.
+    fn reclaim(&self) -> Vec<(NodeId, Request, Self::Ticket)>;
     /// Takes a batch of news and leaves it empty.
     fn handle(&self, courier: &Courier<Self>, news: &mut Vec<News<Self::Ticket>>);
     /// Waits until the program has kept up. Nothing is read meanwhile.
@@ -243,6 +245,18 @@ impl<H: Handler> Courier<H> {
         }
         flight.reroute();
         flight.wake_all();
+    }
+
+    /// Asks nodes to give back what others want. Decided under the lock: a connection that is up then is the one that the
+    /// handler knows of.
+    pub(crate) fn reclaim(&self) {
+        let mut flight = self.flight.lock();
+        for (node, request, ticket) in self.handler.reclaim() {
+            // Of one that is not, the handler is about to hear, and asks for nothing back then.
+            if flight.routes.is_up(node) {
+                self.add_greeting(&mut flight, node, request, ticket);
+            }
+        }
     }
 
     /// What a new connection says first.

@@ -48,6 +48,11 @@ pub enum Reply {
         expires: Timestamp,
     },
     Cluster(ClusterReply),
+    /// So many slots are the worker's own again. Those that were offered beside them are leases by now, or may still
+    /// become leases.
+    Withdrawn {
+        slots: u32,
+    },
 }
 
 /// What is known of a step.

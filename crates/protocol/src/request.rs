@@ -64,6 +64,10 @@ pub enum Request {
 
     /// What operators ask. → `Cluster`, or what it says itself
     Cluster(ClusterRequest),
+
+    /// Take free slots back that were offered on this connection and are not used yet. Never refused for overload.
+    /// → `Withdrawn`
+    Withdraw(Withdraw),
 }
 
 impl Request {
@@ -92,7 +96,8 @@ impl Request {
             | Self::DescribeNode
             | Self::ListQueuesFrom(_)
             | Self::DescribeLanes(_)
-            | Self::Cluster(_) => None,
+            | Self::Cluster(_)
+            | Self::Withdraw(_) => None,
         }
     }
 }
@@ -134,6 +139,14 @@ pub struct Subscribe {
 pub struct Credit {
     pub queue: Name,
     pub kind: WorkKind,
+    pub slots: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdraw {
+    pub queue: Name,
+    pub kind: WorkKind,
+    /// At most so many.
     pub slots: u32,
 }
 

@@ -5,5 +5,6 @@ mod certificate;
 mod client;
 mod link;
 mod node;
+mod wants;
 mod worker;
 mod worker_link;

@@ -113,12 +113,41 @@ fn map(node: NodeId, address: SocketAddr) -> ClusterMap {
     }
 }
 
+/// Of a cluster of nodes at these addresses, numbered from 1, each of which leads the group of its number.
+pub fn map_of(addresses: &[SocketAddr]) -> ClusterMap {
+    let ids = || 1..=addresses.len() as u64;
+    let node = |(id, address): (u64, &SocketAddr)| {
+        let client_addr = address.to_string().into();
+        MapNode { node: NodeId(id), client_addr, zone: "".into(), state: NodeState::Active }
+    };
+    let group = |id| {
+        let voters = ids().map(NodeId).collect();
+        MapGroup { group: GroupId(id as u32), voters, leader: Some(NodeId(id)) }
+    };
+    ClusterMap {
+        version: 1,
+        cluster: ClusterId([7; 16]),
+        commands_version: 1,
+        nodes: ids().zip(addresses).map(node).collect(),
+        groups: ids().map(group).collect(),
+        slots: SlotMap::even(addresses.len() as u16),
+    }
+}
+
 impl Peer {
     pub async fn welcome(&mut self, version: u16) {
         let welcome = Welcome { version, node: self.node, incarnation: 7, server: "paper/1".into() };
         let map = Push::Map(map(self.node, self.address));
         let leader = Push::Leader(GroupLeader { group: GroupId(1), term: 1, leader: Some(self.node) });
         self.write(&[Frame::Welcome(welcome), Frame::Push(map), Frame::Push(leader)]).await;
+    }
+
+    /// As a node of a cluster, which leads the group of its number.
+    pub async fn welcome_to(&mut self, version: u16, node: NodeId, map: ClusterMap) {
+        let welcome = Welcome { version, node, incarnation: 7, server: "paper/1".into() };
+        let leader = GroupLeader { group: GroupId(node.0 as u32), term: 1, leader: Some(node) };
+        let pushes = [Push::Map(map), Push::Leader(leader)].map(Frame::Push);
+        self.write(&[&[Frame::Welcome(welcome)], &pushes[..]].concat()).await;
     }
 
     /// The next request on the shared stream.

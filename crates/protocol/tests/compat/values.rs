@@ -7,7 +7,7 @@ use coda_protocol::ids::{
 };
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::policy::RetryPolicy;
-use coda_protocol::push::{GroupLeader, MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded, TaskLease};
+use coda_protocol::push::{GroupLeader, MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded, TaskLease, Wants};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::{
     Answer, Counters, GroupDescription, LaneDescription, LaneList, NodeDescription, QueueCursor, QueueDescription,
@@ -16,7 +16,7 @@ use coda_protocol::reply::{
 };
 use coda_protocol::request::{
     CompleteRun, CompleteTask, Credit, ParkRun, RecordStep, Release, Request, Resume, Spawn, SpawnStep, StartRun,
-    StepKey, StepKind, SubmitTask, Subscribe,
+    StepKey, StepKind, SubmitTask, Subscribe, Withdraw,
 };
 
 use crate::cluster_values::maps;
@@ -108,6 +108,7 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("ListQueuesFrom a served queue", from_served),
         ("ListQueuesFrom a group", from_first),
         ("DescribeLanes", Request::DescribeLanes("q".into())),
+        ("Withdraw", Request::Withdraw(Withdraw { queue: "q".into(), kind: WorkKind::Task, slots: 300 })),
     ]
 }
 
@@ -241,6 +242,7 @@ pub fn replies() -> Vec<(&'static str, Reply)> {
         ("QueuePage, the last", Reply::QueuePage(QueuePage { queues: vec![summary()], next: None })),
         ("Lanes", Reply::Lanes(lanes_in_all)),
         ("TokenCreated", Reply::TokenCreated { expires: Timestamp(1_700_000_000_000) }),
+        ("Withdrawn", Reply::Withdrawn { slots: 300 }),
     ]
 }
 
@@ -289,6 +291,8 @@ pub fn pushes() -> Vec<(&'static str, Push)> {
         ("Leader", Push::Leader(GroupLeader { group: GroupId(2), term: 300, leader: Some(NodeId(3)) })),
         ("Leader nobody", Push::Leader(GroupLeader { group: GroupId(2), term: 301, leader: None })),
         ("Map", Push::Map(maps().remove(0).1)),
+        ("Wants", Push::Wants(Wants { queue: "q".into(), kind: WorkKind::Run, wanted: 300 })),
+        ("Wants no more", Push::Wants(Wants { queue: "q".into(), kind: WorkKind::Task, wanted: 0 })),
         ("Outside", Push::Outside),
     ]
 }
