@@ -15,7 +15,7 @@ impl Group {
     /// [`ProposeError`].
     pub async fn add_learner(&self, peer: Peer) -> Result<Position, ProposeError> {
         let node = openraft::BasicNode::new(peer.addr);
-        let added = self.inner().raft.add_learner(peer.node.0, node, true).await;
+        let added = self.unless_given_up(self.inner().raft.add_learner(peer.node.0, node, true)).await;
         Ok(self.committed(added)?.position)
     }
 
@@ -25,7 +25,8 @@ impl Group {
     /// [`ProposeError`].
     pub async fn change_voters(&self, voters: impl IntoIterator<Item = NodeId>) -> Result<Position, ProposeError> {
         let voters: BTreeSet<u64> = voters.into_iter().map(|node| node.0).collect();
-        let changed = self.inner().raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await;
+        let change = self.inner().raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false);
+        let changed = self.unless_given_up(change).await;
         Ok(self.committed(changed)?.position)
     }
 
