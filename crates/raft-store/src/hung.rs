@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::disk::DiskState;
 use crate::group::{Group, GroupOptions, GroupRaft};
+use crate::types::LogId;
 
 /// Between two looks, while the disk hangs, at whether this node leads: it may have won just then.
 const RESIGN_EVERY: Duration = Duration::from_millis(250);
@@ -57,7 +58,7 @@ impl Standing {
 impl Group {
     /// Ends this node's leadership, if it leads and there are other voters, and keeps it from standing for election until
     /// [`Group::stand`]. Calls under way get [`ProposeError::Uncertain`](crate::group::ProposeError), or `NotLeader` if
-    /// they change nothing. Happens by itself when the disk hangs and is watched.
+    /// they change nothing. Happens by itself when the disk hangs and is watched, until it answers again.
     pub async fn resign(&self) {
         let inner = self.inner();
         resign(&inner.raft, &inner.standing, &inner.options).await;
@@ -76,15 +77,18 @@ pub(crate) async fn follow_disk(
     options: GroupOptions,
     mut disk: watch::Receiver<DiskState>,
 ) {
+    // What was resigned on somebody's word is not taken up again on the disk's.
+    let mut resigned = false;
     loop {
         let state = *disk.borrow_and_update();
         let changed = match state {
             DiskState::Hung { .. } => {
+                resigned = true;
                 resign(&raft, &standing, &options).await;
                 tokio::time::timeout(RESIGN_EVERY, disk.changed()).await.unwrap_or(Ok(()))
             }
             DiskState::Good | DiskState::Full { .. } => {
-                if standing.is_aside() {
+                if std::mem::take(&mut resigned) {
                     stand(&raft, &standing);
                 }
                 disk.changed().await
@@ -148,9 +152,9 @@ pub(crate) fn followers(raft: &GroupRaft, me: NodeId) -> Vec<Follower> {
         Some(at.elapsed())
     };
     let others = metrics.replication.iter().flatten().filter(|(node, _)| **node != me.0);
-    let follower = |(node, matched): (&u64, &Option<crate::types::LogId>)| Follower {
+    let follower = |(node, matched): (&u64, &Option<LogId>)| Follower {
         node: NodeId(*node),
-        matched: matched.as_ref().map(|matched| matched.index()),
+        matched: matched.as_ref().map(LogId::index),
         heard: heard(node),
     };
     others.map(follower).collect()
