@@ -1,9 +1,11 @@
 //! What a group does when its node's disk does not answer: it lets another node lead.
 //!
-//! Openraft's core is not stopped by a hanging write of a leader, and goes on telling followers that it leads; their
-//! writes commit without it, and none of them is ever applied or answered here. So a leader hands over to the follower
-//! that is furthest, which ends its heartbeats: if that one does not take over, another will. From then on this node
-//! counts as leading nothing in that term, though openraft may think so until the disk lets it hear of the next.
+//! A leader's writes are not waited for by openraft's core, nor are they needed: what its followers have written commits,
+//! and is answered. So at first nothing seems to be wrong, but one more failure would stop the group, and so does the
+//! moment when as much waits for the disk as may (see `group_log`), or the core itself waits for it, as for a vote. So a
+//! leader hands over to the follower that is furthest, which ends its heartbeats: if that one does not take over, another
+//! will. From then on this node counts as leading nothing in that term, though openraft may think so until the disk lets
+//! it hear of the next.
 //!
 //! A group without other voters stays as it is: who waits for its disk waits for the only one there is.
 

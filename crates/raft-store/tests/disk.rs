@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use coda_protocol::ids::NodeId;
 use coda_raft_store::group::{Group, GroupOptions, ProposeError};
-use coda_raft_store::store::{DiskOptions, DiskProbe, DiskState, NodeStore, Space, StoreOptions, SyncDelay};
+use coda_raft_store::store::{DiskOptions, DiskProbe, DiskState, DiskWatch, NodeStore, Space, StoreOptions, SyncDelay};
 use common::cluster::Cluster;
 use common::{GROUP, Node, submit, submit_bytes, tasks_of};
 use parking_lot::{Condvar, Mutex};
@@ -210,27 +210,46 @@ impl Load {
     fn count(&self) -> usize {
         self.acknowledged.lock().len()
     }
+
+    /// Stops, and compares what was acknowledged with what is there.
+    async fn end(&self, submitters: Vec<tokio::task::JoinHandle<()>>, cluster: &Cluster) {
+        self.stop.store(true, Ordering::Relaxed);
+        for submitter in submitters {
+            tokio::time::timeout(PATIENCE, submitter).await.unwrap().unwrap();
+        }
+        cluster.agree().await;
+        let tasks = self.groups[0].read(|view, _| tasks_of(view));
+        assert_eq!(tasks, self.count(), "what is acknowledged is there, and nothing is there twice");
+        eprintln!("{tasks} tasks, {} answers were uncertain", self.uncertain.load(Ordering::Relaxed));
+    }
+}
+
+/// Three nodes whose disks can be made to hang, each watched.
+async fn watched_cluster() -> (Cluster, BTreeMap<NodeId, SyncDelay>, Vec<DiskWatch>) {
+    let delays: BTreeMap<NodeId, SyncDelay> = (1..=3).map(|node| (NodeId(node), SyncDelay::default())).collect();
+    let options = |delay: &SyncDelay| StoreOptions { sync_delay: delay.clone(), disk: quick_watch() };
+    let cluster = Cluster::start_with(delays.iter().map(|(node, delay)| (*node, options(delay))).collect()).await;
+    let watches = cluster.nodes.values().map(|(store, _)| store.watch_disk()).collect();
+    (cluster, delays, watches)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn another_node_leads_while_the_leaders_disk_hangs_and_nothing_acknowledged_is_lost() {
-    let delays: BTreeMap<NodeId, SyncDelay> = (1..=3).map(|node| (NodeId(node), SyncDelay::default())).collect();
-    let options = |delay: &SyncDelay| StoreOptions { sync_delay: delay.clone(), disk: quick_watch() };
-    let cluster = Cluster::start_with(delays.iter().map(|(node, delay)| (*node, options(delay))).collect()).await;
-    let watches: Vec<_> = cluster.nodes.values().map(|(store, _)| store.watch_disk()).collect();
-    let old = cluster.leader().await;
+    let (cluster, delays, watches) = watched_cluster().await;
+    let mut leader = cluster.leader().await.node();
     let (load, submitters) = Load::start(cluster.nodes.values().map(|(_, group)| group.clone()).collect());
     until("there is load", || load.count() > 100).await;
 
     // Twice: the one that takes over is hit as well, and the first one is a candidate again.
-    let mut leader = old.node();
     for round in 0..2 {
         let (store, old) = &cluster.nodes[&leader];
         let before = old.leadership().borrow().term;
         let others = || cluster.nodes.values().map(|(_, group)| group).filter(|group| group.node() != leader);
         delays[&leader].set(HOUR);
+        let until_here = load.count();
         until("the disk hangs", || is_hung(store)).await;
         let hung = Instant::now();
+        let meanwhile = load.count() - until_here;
         until("another leads", || others().any(|group| group.leadership().borrow().is_me)).await;
         let took_over = hung.elapsed();
         let next = others().find(|group| group.leadership().borrow().is_me).unwrap().node();
@@ -245,7 +264,9 @@ async fn another_node_leads_while_the_leaders_disk_hangs_and_nothing_acknowledge
         until("writes go on", || load.count() > count + 200).await;
         let writes_again = hung.elapsed();
         assert!(is_hung(store), "it still does");
-        eprintln!("round {round}: another leads after {took_over:?}, 200 more writes after {writes_again:?}");
+        eprintln!(
+            "round {round}: {meanwhile} writes before that counts as hung, another leads after {took_over:?}, 200 more writes after {writes_again:?}"
+        );
 
         delays[&leader].set(Duration::ZERO);
         until("the disk is back", || is_good(store)).await;
@@ -259,15 +280,28 @@ async fn another_node_leads_while_the_leaders_disk_hangs_and_nothing_acknowledge
         leader = cluster.leader().await.node();
     }
 
-    load.stop.store(true, Ordering::Relaxed);
-    for submitter in submitters {
-        tokio::time::timeout(PATIENCE, submitter).await.unwrap().unwrap();
-    }
-    cluster.agree().await;
-    let tasks = cluster.nodes[&leader].1.read(|view, _| tasks_of(view));
-    assert_eq!(tasks, load.count(), "what is acknowledged is there, and nothing is there twice");
-    eprintln!("{tasks} tasks, {} answers were uncertain", load.uncertain.load(Ordering::Relaxed));
-    drop((old, load, watches));
+    load.end(submitters, &cluster).await;
+    drop((load, watches));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_follower_whose_disk_hangs_stops_nobody_and_catches_up() {
+    let (cluster, delays, watches) = watched_cluster().await;
+    let leader = cluster.leader().await;
+    let (load, submitters) = Load::start(cluster.nodes.values().map(|(_, group)| group.clone()).collect());
+    until("there is load", || load.count() > 100).await;
+    let (node, (store, follower)) = cluster.nodes.iter().find(|(node, _)| **node != leader.node()).unwrap();
+    // A follower writes where it is brought: its core hangs with the disk.
+    delays[node].set(HOUR);
+    until("the disk hangs", || is_hung(store)).await;
+    let count = load.count();
+    until("writes go on", || load.count() > count + 200).await;
+    assert!(is_hung(store) && !follower.leadership().borrow().is_me);
+    delays[node].set(Duration::ZERO);
+    until("the disk is back", || is_good(store)).await;
+    load.end(submitters, &cluster).await;
+    drop((leader, load, watches));
     cluster.stop().await;
 }
 
