@@ -112,7 +112,10 @@ impl Node {
         fs::create_dir_all(&dir).map_err(|why| StartError::Folder { path: dir.clone(), why })?;
 
         // The store first: its lock keeps a second process out before anything is touched.
-        let store = NodeStore::open(dir.join("db"), StoreOptions { sync_delay: config.sync_delay })?;
+        let store = NodeStore::open(
+            dir.join("db"),
+            StoreOptions { sync_delay: config.sync_delay.into(), ..StoreOptions::default() },
+        )?;
         let Identified { identity, ca_path, reloading } = identify(&config, &clock)?;
         let admission = if config.require_client_certificate { Admission::Certified } else { Admission::Everyone };
         let endpoint = endpoint::open(config.listen, &identity.get(), admission)?;

@@ -68,7 +68,7 @@ impl Group {
     /// [`ProposeError`].
     pub async fn add_learner_soon(&self, peer: Peer) -> Result<Position, ProposeError> {
         let node = openraft::BasicNode::new(peer.addr);
-        let added = self.inner().raft.add_learner(peer.node.0, node, false).await;
+        let added = self.unless_given_up(self.inner().raft.add_learner(peer.node.0, node, false)).await;
         Ok(self.committed(added)?.position)
     }
 
@@ -78,7 +78,8 @@ impl Group {
     /// [`ProposeError`].
     pub async fn remove_learners(&self, nodes: impl IntoIterator<Item = NodeId>) -> Result<Position, ProposeError> {
         let nodes: BTreeSet<u64> = nodes.into_iter().map(|node| node.0).collect();
-        let changed = self.inner().raft.change_membership(ChangeMembers::RemoveNodes(nodes), true).await;
+        let change = self.inner().raft.change_membership(ChangeMembers::RemoveNodes(nodes), true);
+        let changed = self.unless_given_up(change).await;
         Ok(self.committed(changed)?.position)
     }
 
@@ -88,7 +89,7 @@ impl Group {
     /// [`ProposeError`].
     pub async fn add_learner(&self, peer: Peer) -> Result<Position, ProposeError> {
         let node = openraft::BasicNode::new(peer.addr);
-        let added = self.inner().raft.add_learner(peer.node.0, node, true).await;
+        let added = self.unless_given_up(self.inner().raft.add_learner(peer.node.0, node, true)).await;
         Ok(self.committed(added)?.position)
     }
 
@@ -114,7 +115,8 @@ impl Group {
         others_stay: bool,
     ) -> Result<Position, ProposeError> {
         let voters: BTreeSet<u64> = voters.into_iter().map(|node| node.0).collect();
-        let changed = self.inner().raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), others_stay).await;
+        let change = self.inner().raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), others_stay);
+        let changed = self.unless_given_up(change).await;
         Ok(self.committed(changed)?.position)
     }
 

@@ -61,6 +61,9 @@ impl Group {
                 let answer = raft.pre_vote(decode("pre-vote", body)?).await;
                 answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
             }
+            Rpc::TransferLeader if self.inner().standing.is_aside() => {
+                Err(ServeError::Stopped { why: "its disk does not answer, it cannot lead".into() })
+            }
             Rpc::TransferLeader => {
                 let answer = raft.handle_transfer_leader(decode("transfer", body)?).await;
                 answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))

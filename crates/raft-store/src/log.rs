@@ -57,6 +57,8 @@ pub struct Recovered {
     pub purged: Option<LogPoint>,
     /// The last record, if any is left.
     pub last: Option<LogPoint>,
+    /// Bytes of its records, about.
+    pub bytes: u64,
 }
 
 /// Which thread writes an operation.

@@ -331,6 +331,7 @@ pub fn unavailable() -> Vec<(&'static str, Unavailable)> {
         ("Overloaded", Unavailable::Overloaded { retry_after_ms: 50 }),
         ("ShuttingDown", Unavailable::ShuttingDown),
         ("ConnectionLost", Unavailable::ConnectionLost),
+        ("DiskFull", Unavailable::DiskFull { retry_after_ms: 1_000 }),
     ]
 }
 
