@@ -7,8 +7,10 @@ use coda_engine::query;
 use coda_engine::recover::recover;
 use coda_protocol::push::Push;
 use coda_raft_store::group::Group;
+use coda_raft_store::store::DiskState;
 use parking_lot::RwLock;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::clock::Clock;
@@ -31,6 +33,7 @@ pub struct LeaderArgs {
     pub supervisor: ActorRef<SupervisorMsg>,
     /// Where sessions find the leader: from when it has recovered until it ends.
     pub routes: Routes,
+    pub disk: watch::Receiver<DiskState>,
 }
 
 pub struct LeaderState {
@@ -44,7 +47,7 @@ impl Actor for Leader {
     type Arguments = LeaderArgs;
 
     async fn pre_start(&self, me: ActorRef<LeaderMsg>, args: LeaderArgs) -> Result<LeaderState, ActorProcessingErr> {
-        let (proposer, inbox) = proposer::channel();
+        let (proposer, inbox) = proposer::channel(args.disk);
         let timer = Timer::start(&me, proposer.clone(), args.clock.clone()).await?;
         let router = Router {
             shared: Arc::new(Shared {

@@ -10,7 +10,7 @@ use coda_protocol::cluster::{MapNode, Registration};
 use coda_protocol::ids::{ClusterId, GroupId, NodeId};
 use coda_raft_store::error::StoreError;
 use coda_raft_store::peers::{NoPeers, PeerTransport};
-use coda_raft_store::store::{NodeStore, StoreOptions};
+use coda_raft_store::store::{DiskWatch, NodeStore, StoreOptions};
 use ractor::Actor;
 use smol_str::SmolStr;
 use thiserror::Error;
@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::{self, Answers, Asking, ClusterView, Door, Hosting, HostingOptions, Rebalance, View};
 use crate::config::SHUTDOWN_TIMEOUT;
-pub use crate::config::{Certificates, NodeConfig, Peering};
+pub use crate::config::{Certificates, DiskOptions, NodeConfig, Peering, SyncDelay};
 use crate::endpoint::{self, Admission, EndpointError};
 use crate::host::Host;
 use crate::identity::{self, CurrentIdentity, IdentityError, QuicKeys, Reloader, Source};
@@ -44,6 +44,7 @@ pub struct Node {
     accepting: JoinHandle<()>,
     rotating: [AbortOnDrop; 2],
     wanting: AbortOnDrop,
+    disk: DiskWatch,
     watching: JoinHandle<()>,
     host: Host,
     peers: Option<Arc<PeerEndpoint>>,
@@ -114,7 +115,7 @@ impl Node {
         // The store first: its lock keeps a second process out before anything is touched.
         let store = NodeStore::open(
             dir.join("db"),
-            StoreOptions { sync_delay: config.sync_delay.into(), ..StoreOptions::default() },
+            StoreOptions { sync_delay: config.sync_delay.clone(), disk: config.disk.clone() },
         )?;
         let Identified { identity, ca_path, reloading } = identify(&config, &clock)?;
         let admission = if config.require_client_certificate { Admission::Certified } else { Admission::Everyone };
@@ -151,6 +152,7 @@ impl Node {
             sessions: sessions.clone(),
             clock: clock.clone(),
             routes: routes.clone(),
+            disk: store.disk(),
             failed: failed_tell.clone(),
         };
         let (supervisor, supervising) = Actor::spawn(None, Supervisor, args).await?;
@@ -168,6 +170,7 @@ impl Node {
             routes: routes.clone(),
             supervisor: supervisor.clone(),
         });
+        let disk = store.watch_disk();
         let host = Host {
             node: config.node,
             incarnation,
@@ -196,6 +199,7 @@ impl Node {
             accepting,
             rotating,
             wanting,
+            disk,
             watching,
             host,
             peers,
@@ -224,6 +228,7 @@ impl Node {
     ) -> Result<(), StartError> {
         let host = self.host.clone();
         self.following.spawn(cluster::keep(host.clone()));
+        self.following.spawn(follow_disk(host.clone()));
         let meta = host.hosting.start(GroupId::META).await?;
         host.cluster.set(View::read(&meta));
         for group in host.store.groups()? {
@@ -329,7 +334,7 @@ impl Node {
         self.accepting.abort();
         // It holds the endpoint, whose address a successor in this process may want.
         drop(self.rotating);
-        drop(self.wanting);
+        drop((self.wanting, self.disk));
         if ractor::call!(self.host.supervisor, SupervisorMsg::Shutdown).is_err() {
             warn!("the supervisor was gone before the shutdown");
         }
@@ -377,6 +382,16 @@ fn identify(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Identified, I
             let source = Source { files: files.clone(), node: config.node, quic, clock: clock.clone() };
             let (reloader, identity) = Reloader::open(source)?;
             Ok(Identified { identity, ca_path: files.ca.clone(), reloading: AbortOnDrop(tokio::spawn(reloader.run())) })
+        }
+    }
+}
+
+/// Goes on with what a full disk has held up. The store says itself how its disk is.
+async fn follow_disk(host: Host) {
+    let mut disk = host.store.disk();
+    while disk.changed().await.is_ok() {
+        if !disk.borrow_and_update().is_full() {
+            host.routes.all().iter().for_each(|router| router.shared.proposer.kick());
         }
     }
 }

@@ -21,11 +21,14 @@ use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::{Answer, Reply};
 use coda_protocol::request::{SpawnStep, StepKey};
 use coda_raft_store::group::{Committed, Group, ProposeError};
-use tokio::sync::{Notify, mpsc, oneshot};
+use coda_raft_store::store::DiskState;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
-use crate::config::{GRANT_BYTES_PER_ENTRY_MAX, PROPOSER_BYTES_MAX, RETRY_AFTER_MS, RETRY_PAUSE};
+use crate::config::{
+    DISK_FULL_RETRY_AFTER_MS, GRANT_BYTES_PER_ENTRY_MAX, PROPOSER_BYTES_MAX, RETRY_AFTER_MS, RETRY_PAUSE,
+};
 use crate::dispatch::Epoch;
 use crate::outbox::Outbox;
 use crate::router::{Granted, Riding, Router};
@@ -121,11 +124,21 @@ pub struct Proposer {
     asks: mpsc::Sender<Ask>,
     bytes: Arc<AtomicUsize>,
     kick: Arc<Notify>,
+    disk: watch::Receiver<DiskState>,
 }
 
 impl Proposer {
-    /// Proposes a command; refuses at once when too much waits already.
+    /// Whether what is free on the disk is kept for what the node must write.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.disk.borrow().is_full()
+    }
+
+    /// Proposes a command; refuses at once when too much waits already, or the disk is full.
     pub fn command(&self, command: Command, reply: ReplyTo) {
+        if self.is_disk_full() && !is_small(&command) {
+            return reply.refuse(Unavailable::DiskFull { retry_after_ms: DISK_FULL_RETRY_AFTER_MS });
+        }
         let bytes = size(&command);
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) > PROPOSER_BYTES_MAX {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -164,6 +177,27 @@ impl Proposer {
     }
 }
 
+/// What operators need, and what lets go of work, goes on when the disk is full: it is little, and some of it is how the
+/// disk gets room again.
+fn is_small(command: &Command) -> bool {
+    match command {
+        Command::Cluster(_)
+        | Command::PauseQueue { .. }
+        | Command::UnpauseQueue { .. }
+        | Command::Release(_)
+        | Command::ParkRun(_)
+        | Command::ResumeSession { .. }
+        | Command::EndSession { .. }
+        | Command::Tick => true,
+        Command::StartRun(_)
+        | Command::SubmitTask(_)
+        | Command::Spawn(_)
+        | Command::RecordStep(_)
+        | Command::CompleteTask(_)
+        | Command::CompleteRun(_) => false,
+    }
+}
+
 fn overloaded() -> Unavailable {
     Unavailable::Overloaded { retry_after_ms: RETRY_AFTER_MS }
 }
@@ -186,10 +220,10 @@ pub struct Inbox {
 }
 
 #[must_use]
-pub fn channel() -> (Proposer, Inbox) {
+pub fn channel(disk: watch::Receiver<DiskState>) -> (Proposer, Inbox) {
     let (sender, asks) = mpsc::channel(PROPOSER_QUEUE_MAX);
     let (bytes, kick) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    (Proposer { asks: sender, bytes: bytes.clone(), kick: kick.clone() }, Inbox { asks, bytes, kick })
+    (Proposer { asks: sender, bytes: bytes.clone(), kick: kick.clone(), disk }, Inbox { asks, bytes, kick })
 }
 
 /// The loop behind a [`Proposer`].

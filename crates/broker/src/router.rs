@@ -328,6 +328,9 @@ impl Router {
     /// no entry helps: work that waits for slots.
     #[must_use]
     pub fn wants_entry(&self) -> bool {
+        if self.shared.proposer.is_disk_full() {
+            return false;
+        }
         let mut wanted = false;
         for (name, queue) in self.shared.queues.read().iter() {
             let Backlog { meets_slots, starves } = queue.dispatch.lock().backlog();

@@ -8,6 +8,7 @@ use coda_engine::command::Command;
 use coda_protocol::ids::{GroupId, SessionId};
 use coda_protocol::push::{GroupLeader, Push};
 use coda_raft_store::group::{Group, Leadership};
+use coda_raft_store::store::DiskState;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -27,6 +28,7 @@ pub struct SupervisorArgs {
     pub sessions: Sessions,
     pub clock: Arc<dyn Clock>,
     pub routes: Routes,
+    pub disk: watch::Receiver<DiskState>,
     /// Told why, when the node cannot go on.
     pub failed: watch::Sender<Option<String>>,
 }
@@ -109,6 +111,7 @@ impl SupervisorState {
             clock: self.args.clock.clone(),
             supervisor: me.clone(),
             routes: self.args.routes.clone(),
+            disk: self.args.disk.clone(),
         };
         let (actor, _) = Actor::spawn_linked(None, Leader, args, me.get_cell()).await?;
         hosted.leader = Some(Leading { term, actor });

@@ -14,7 +14,7 @@ use crate::args::parse_setting;
 use crate::cluster::Cluster;
 use crate::entry::{self, Ended};
 use crate::errors::{CliError, Exit};
-use crate::node::{Certificates, Node, NodeConfig};
+use crate::node::{Certificates, DiskOptions, Node, NodeConfig};
 use crate::operate::join;
 use crate::output;
 use crate::service::{self, Stage};
@@ -96,7 +96,8 @@ async fn keep(settings: Settings) -> Ended {
         zone: settings.zone.as_deref().unwrap_or_default().into(),
         certificates: Certificates::Files(settings.certificates.clone()),
         require_client_certificate: settings.require_certificate,
-        sync_delay: settings.sync_delay,
+        sync_delay: settings.sync_delay.into(),
+        disk: DiskOptions { reserve_bytes: settings.disk_reserve, ..DiskOptions::default() },
     };
     let mut tell = |stage: Stage<'_>| {
         match stage {

@@ -24,6 +24,8 @@ pub const RESERVE_PERCENT: u64 = 5;
 /// Once full, a disk is good again only with this much of the reserve free above it: else every deletion lets in a few
 /// writes, and refuses the next.
 pub const RESERVE_HYSTERESIS_PERCENT: u64 = 25;
+/// With less than this part of the reserve free, a node takes no entries from leaders either.
+pub const DIRE_PART: u64 = 2;
 /// A write or sync that takes longer hangs, unless the options say otherwise.
 pub const HANG_AFTER: Duration = Duration::from_secs(2);
 /// A disk that hung is good again once nothing has waited for it, for this long, longer than a part of what it may take.
@@ -89,6 +91,20 @@ pub enum DiskState {
     Full { free_bytes: u64, reserve_bytes: u64 },
     /// It has been asked for something, and does not answer.
     Hung { since: Instant },
+}
+
+impl DiskState {
+    /// Whether clients' writes are to be refused.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+
+    /// Whether not even others' entries may be taken: leaders refuse writes for their own disks only.
+    #[must_use]
+    pub fn is_dire(&self) -> bool {
+        matches!(self, Self::Full { free_bytes, reserve_bytes } if *free_bytes < reserve_bytes / DIRE_PART)
+    }
 }
 
 /// What was seen at one moment.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use coda_protocol::ids::{NodeId, Position};
+use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{ChangeMembers, Instant};
 
 use crate::group::{Group, ProposeError};
 use crate::peers::Peer;
@@ -49,17 +49,13 @@ impl Group {
     /// What this node knows of the other members, if it leads them.
     #[must_use]
     pub fn followers(&self) -> BTreeMap<NodeId, Follower> {
-        let metrics = self.inner().raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let last = metrics.last_log_index.unwrap_or(0);
-        let heard = |node: &u64| metrics.heartbeat.as_ref()?.get(node)?.as_ref().map(|at| at.elapsed());
-        let follower = |(node, matched): (&u64, &Option<crate::types::LogId>)| {
-            let matched = matched.as_ref().map(crate::types::LogId::index);
-            let lag = last.saturating_sub(matched.unwrap_or(0));
-            (NodeId(*node), Follower { matched, lag, heard: heard(node) })
+        let (raft, me) = (&self.inner().raft, self.inner().options.node);
+        let last = raft.metrics().borrow_watched().last_log_index.unwrap_or(0);
+        let follower = |one: crate::hung::Follower| {
+            let lag = last.saturating_sub(one.matched.unwrap_or(0));
+            (one.node, Follower { matched: one.matched, lag, heard: one.heard })
         };
-        let others = metrics.replication.iter().flatten().filter(|(node, _)| **node != metrics.id);
-        others.map(follower).collect()
+        crate::hung::followers(raft, me).into_iter().map(follower).collect()
     }
 
     /// Adds a node that receives the log and does not vote. It may take long to catch up: see [`Group::followers`].

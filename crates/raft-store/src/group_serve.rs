@@ -80,9 +80,16 @@ impl Group {
     /// Answers a stream of appends, in order and pipelined. Ends when the requests end, at the first that is
     /// malformed, and after an answer that makes the leader start over.
     pub fn serve_appends(&self, requests: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes> {
+        let disk = self.inner().store.disk();
         let requests = requests
             .map(|body| decode::<AppendEntriesRequest<Types>>("append", &body))
-            .take_while(|request| std::future::ready(request.is_ok()))
+            .take_while(move |request| {
+                // What is left belongs to what the node must write for itself. The leader tries again; a sign of life is
+                // no entry.
+                let fits =
+                    |request: &AppendEntriesRequest<Types>| request.entries.is_empty() || !disk.borrow().is_dire();
+                std::future::ready(request.as_ref().is_ok_and(fits))
+            })
             .filter_map(|request| std::future::ready(request.ok()));
         let answers = self.inner().raft.stream_append(requests);
         answers

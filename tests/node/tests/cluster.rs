@@ -24,7 +24,7 @@ async fn three_nodes_form_a_cluster_and_share_its_work() {
         *leads.entry(group.leader.expect("a leader")).or_default() += 1;
     }
     assert_eq!(leads.len(), 3, "leaders are spread: {leads:?}");
-    let worker = run(cluster.worker().task_slots(30).task("double", |n: u64| async move { Ok::<_, BoxError>(2 * n) }));
+    let worker = run(cluster.worker().task("double", |n: u64| async move { Ok::<_, BoxError>(2 * n) }));
     let client = cluster.client().await;
     let mut handles = Vec::new();
     for n in 0..300_u64 {
@@ -41,7 +41,7 @@ async fn three_nodes_form_a_cluster_and_share_its_work() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_stops_and_comes_back_while_work_goes_on() {
     let mut cluster = TestCluster::start(3, 3, 3).await;
-    let worker = run(cluster.worker().task_slots(30).task("double", |n: u64| async move { Ok::<_, BoxError>(2 * n) }));
+    let worker = run(cluster.worker().task("double", |n: u64| async move { Ok::<_, BoxError>(2 * n) }));
     let client = cluster.client().await;
     let (stop, mut stopping) = watch::channel(false);
     let load = tokio::spawn({
@@ -105,7 +105,7 @@ async fn nodes_come_and_go_and_leave_nothing_behind() {
     }
     let report = cluster.calm().await;
     assert!(report.groups.iter().all(|group| group.voters == [3, 4, 5].map(NodeId)), "{:?}", report.groups);
-    let worker = run(cluster.worker().task_slots(30).task("double", |n: u64| async move { Ok::<_, BoxError>(2 * n) }));
+    let worker = run(cluster.worker().task("double", |n: u64| async move { Ok::<_, BoxError>(2 * n) }));
     for (n, handle) in handles.iter().enumerate() {
         assert_eq!(soon("a result", handle.result_json::<u64>()).await.unwrap(), 2 * n as u64);
     }

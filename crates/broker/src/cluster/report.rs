@@ -7,8 +7,7 @@ use coda_engine::query;
 use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::{GroupId, Millis, NodeId};
 use coda_protocol::operate::{
-    ClusterReply, ClusterReport, ClusterRequest, FollowerReport, GroupReport, MemberReport, NodeReport, PeerReport,
-    ReplicaReport,
+    ClusterReply, ClusterReport, ClusterRequest, GroupReport, MemberReport, NodeReport, PeerReport, ReplicaReport,
 };
 use coda_protocol::rebalance::Plan;
 use coda_protocol::reply::{Counters, Reply};
@@ -35,8 +34,8 @@ pub fn node(host: &Host) -> NodeReport {
         uptime: Millis(host.started.elapsed().as_millis() as u64),
         sessions: host.sessions.count() as u32,
         counters: counters(host),
-        disk: Default::default(),
-        replicas: host.routes.all_hosted().iter().map(replica).collect(),
+        disk: host.store.disk_report(),
+        replicas: host.routes.all_hosted().iter().map(Group::report).collect(),
         peers: peers.map(|node| PeerReport { node, round_trip_us: host.asking.round_trip_us(node) }).collect(),
     }
 }
@@ -56,31 +55,6 @@ pub fn counters(host: &Host) -> Counters {
         counters.rejects += total(&shared.counters.rejects);
     }
     counters
-}
-
-fn replica(group: &Group) -> ReplicaReport {
-    let (status, membership) = (group.status(), group.membership());
-    let follower = |(node, follower): (NodeId, coda_raft_store::group::Follower)| FollowerReport {
-        node,
-        matched: follower.matched,
-        heard: follower.heard.map(|heard| Millis(heard.as_millis() as u64)),
-    };
-    ReplicaReport {
-        group: group.id(),
-        term: status.term,
-        leader: status.leader,
-        last_log: status.last_log.unwrap_or_default(),
-        committed: status.committed.unwrap_or_default(),
-        applied: status.applied.unwrap_or_default(),
-        durable: status.durable.unwrap_or_default(),
-        purged: status.purged.unwrap_or_default(),
-        log_bytes: 0,
-        checkpoint_age: None,
-        voters: membership.voters.into_iter().collect(),
-        learners: membership.learners.into_iter().collect(),
-        followers: group.followers().into_iter().map(follower).collect(),
-        failure: group.leadership().borrow().failure.as_deref().map(Into::into),
-    }
 }
 
 /// Asks everybody.

@@ -45,6 +45,8 @@ pub struct Settings {
     pub certificates: IdentityFiles,
     pub require_certificate: bool,
     pub sync_delay: Duration,
+    /// Writes are refused while less than this is free; none for the default.
+    pub disk_reserve: Option<u64>,
     pub log_level: String,
     pub log_is_json: bool,
 }
@@ -161,6 +163,7 @@ impl Settings {
             },
             require_certificate: held.flag("client.require_certificate"),
             sync_delay: held.duration("storage.sync_delay"),
+            disk_reserve: held.bytes("storage.disk_reserve"),
             log_level: held.text("log.level").unwrap_or_default(),
             log_is_json: held.text("log.format").as_deref() == Some("json"),
         }
@@ -206,6 +209,14 @@ impl Held<'_> {
     fn duration(&self, name: &str) -> Duration {
         let Some(Value::Duration(duration)) = self.get(name) else { unreachable!("{name} is a duration") };
         *duration
+    }
+
+    fn bytes(&self, name: &str) -> Option<u64> {
+        match self.get(name) {
+            Some(Value::Bytes(bytes)) => Some(*bytes),
+            None => None,
+            Some(_) => unreachable!("{name} is a number of bytes"),
+        }
     }
 
     fn texts(&self, name: &str) -> Vec<String> {
