@@ -47,6 +47,17 @@ impl Cluster {
         Ok(Self { link, node, started, timeout })
     }
 
+    /// Connects, works, and says goodbye whatever came of it: a node that is told nothing waits for a while to be sure.
+    pub async fn during<T>(
+        global: &Global,
+        work: impl AsyncFnOnce(&Self) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
+        let cluster = Self::connect(global).await?;
+        let done = work(&cluster).await;
+        cluster.close().await;
+        done
+    }
+
     /// The node that has answered first; others of its cluster may answer what is asked.
     pub fn node(&self) -> Option<NodeId> {
         self.node

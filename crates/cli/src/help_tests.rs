@@ -1,6 +1,6 @@
 //! What `--help` says, word for word, and that the command trees hold together.
 
-use clap::{Command, CommandFactory};
+use clap::{Command, CommandFactory, Parser};
 
 use crate::expect::expect;
 use crate::{admin, topics, user};
@@ -79,6 +79,27 @@ fn every_command_teaches_by_example() {
     }
     check(&user::Cli::command(), "");
     check(&admin::Cli::command(), "");
+}
+
+/// An id that two arguments share fails only when a command line is read.
+#[test]
+fn what_operators_are_shown_can_be_typed() {
+    fn check(command: &Command, typed: &mut usize) {
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in after.lines().map(str::trim).filter(|line| line.starts_with("coda-admin ")) {
+            // What the shell does with it, and what is said of it, stands behind.
+            let ends = ["   ", " | ", " |", " > ", " && ", " || "].iter().filter_map(|end| line.find(end));
+            let words = line[..ends.min().unwrap_or(line.len())].split_whitespace();
+            if let Err(error) = admin::Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+            *typed += 1;
+        }
+        command.get_subcommands().for_each(|child| check(child, typed));
+    }
+    let mut typed = 0;
+    check(&admin::Cli::command(), &mut typed);
+    assert!(typed > 60, "{typed}");
 }
 
 #[test]

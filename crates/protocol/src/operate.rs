@@ -266,14 +266,10 @@ impl ClusterReport {
                 .push(format_smolstr!("this is what node {node} last heard: no leader of the meta group confirmed it"));
         }
         let factor = self.cluster.as_ref().map_or(0, |cluster| usize::from(cluster.replication_factor));
-        let thin: Vec<&GroupReport> = self.groups.iter().filter(|group| group.voters.len() < factor).collect();
-        if let Some(first) = thin.first() {
-            let count = thin.len();
-            let (has, id) = (first.voters.len(), first.group);
-            wrong.push(format_smolstr!(
-                "{count} groups have fewer copies than the {factor} wanted: group {id} has {has}"
-            ));
-        }
+        let thin = self.groups.iter().map(|group| (group.group, group.voters.len())).filter(|(_, has)| *has < factor);
+        let thin: Vec<SmolStr> =
+            thin.map(|(id, has)| format_smolstr!("group {id} has {has} of the {factor} wanted")).collect();
+        wrong.extend(summary(&thin, "is to have more copies", "are to have more copies"));
         if !self.plan.steps.is_empty() {
             wrong.push(format_smolstr!("{} replicas or leaders are to be moved", self.plan.steps.len()));
         }

@@ -116,10 +116,7 @@ pub async fn cluster(command: ClusterCommand, global: &Global) -> Ended {
 }
 
 async fn fetch(global: &Global) -> Result<Box<ClusterReport>, CliError> {
-    let cluster = Cluster::connect(global).await?;
-    let report = super::report(&cluster.admin()).await;
-    cluster.close().await;
-    report
+    Cluster::during(global, async |cluster| super::report(&cluster.admin()).await).await
 }
 
 pub fn exit_of(health: &Health) -> Exit {
@@ -152,12 +149,13 @@ async fn watch(every: Duration, global: &Global) -> Ended {
 async fn init(args: &InitArgs, global: &Global) -> Ended {
     let copies = args.replication_factor;
     let groups = args.groups.unwrap_or(u16::from(copies));
-    let cluster = Cluster::connect(global).await?;
-    let admin = cluster.admin();
-    admin.init(copies, groups).await?;
-    // It has begun, whether or not it can tell already what it is.
-    let report = admin.report().await.ok();
-    cluster.close().await;
+    let begin = async |cluster: &Cluster| {
+        let admin = cluster.admin();
+        admin.init(copies, groups).await?;
+        // It has begun, whether or not it can tell already what it is.
+        Ok(admin.report().await.ok())
+    };
+    let report = Cluster::during(global, begin).await?;
     let id = report.as_ref().and_then(|report| report.cluster.as_ref()).map(|cluster| cluster.cluster.to_string());
     let node = report.as_ref().map(|report| report.node.0);
     match global.output {

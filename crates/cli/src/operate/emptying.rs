@@ -60,6 +60,11 @@ impl Emptying {
     /// Whether the node is empty now. Gives up when nothing can be done for a while, and says what is missing.
     pub fn look(&mut self, waiting: &Waiting, report: &ClusterReport) -> Result<Option<()>, CliError> {
         let node = self.node;
+        // Heard before it was drained, perhaps.
+        if !report.is_current {
+            waiting.say(format!("no leader of the meta group says how far node {node} is"));
+            return Ok(None);
+        }
         let MemberDescription { state, groups, .. } = member(report, node)?.member;
         match state {
             NodeState::Draining => {}
@@ -153,6 +158,8 @@ mod tests {
         report.members[2].member.groups = 0;
         assert_eq!(looked(&mut emptying, &report).unwrap(), Some(()));
         report.members[2].member.state = NodeState::Active;
+        let old = ClusterReport { is_current: false, ..report.clone() };
+        assert_eq!(looked(&mut emptying, &old).unwrap(), None, "it may be older than the draining");
         assert_eq!(looked(&mut emptying, &report).unwrap_err().code, "CODA2042", "somebody has taken it back");
     }
 

@@ -99,17 +99,9 @@ pub async fn command(args: &JoinArgs, global: &Global) -> Ended {
     let report = *report?;
     let node = report.node;
     let cluster = Cluster::open(seeds, global.timeout).await?;
-    if cluster.node() == Some(node) {
-        return Err(CliError::seeds_are_the_node(node.0));
-    }
-    join(&cluster.admin(), &token, node, report.registration).await?;
-    let admin = cluster.admin_for_watching();
-    let state = until_active(&admin, node, global.timeout.unwrap_or(ACTIVE_WITHIN)).await.map_err(|error| {
-        let is_late = error.code == "CODA4320";
-        let help = "see that node's log: it has to reach the peer addresses of the others, and they its own";
-        if is_late { error.help(help) } else { error }
-    })?;
+    let joined = join_and_wait(&cluster, &token, node, report.registration, global).await;
     cluster.close().await;
+    let state = joined?;
     match global.output {
         Format::Json => {
             output::print(&output::document(&json!({ "node": node.0, "state": state.to_string() })))?;
@@ -117,6 +109,25 @@ pub async fn command(args: &JoinArgs, global: &Global) -> Ended {
         Format::Table => output::tip(&format!("node {node} is {state}; `coda-admin cluster status` shows the cluster")),
     }
     Ok(Exit::Ok)
+}
+
+async fn join_and_wait(
+    cluster: &Cluster,
+    token: &JoinToken,
+    node: NodeId,
+    registration: Registration,
+    global: &Global,
+) -> Result<NodeState, CliError> {
+    if cluster.node() == Some(node) {
+        return Err(CliError::seeds_are_the_node(node.0));
+    }
+    join(&cluster.admin(), token, node, registration).await?;
+    let timeout = global.timeout.unwrap_or(ACTIVE_WITHIN);
+    until_active(&cluster.admin_for_watching(), node, timeout).await.map_err(|error| {
+        let is_late = error.code == "CODA4320";
+        let help = "see that node's log: it has to reach the peer addresses of the others, and they its own";
+        if is_late { error.help(help) } else { error }
+    })
 }
 
 fn read_token(args: &JoinArgs) -> Result<JoinToken, CliError> {

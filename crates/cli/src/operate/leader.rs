@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use coda_protocol::ids::{GroupId, NodeId};
+use coda_protocol::operate::ClusterReport;
 use serde_json::json;
 
 use crate::args::{Format, Global, parse_group, parse_node};
@@ -35,19 +36,16 @@ pub struct TransferArgs {
 
 pub async fn leader(command: LeaderCommand, global: &Global) -> Ended {
     let LeaderCommand::Transfer(TransferArgs { group, to }) = command;
-    let cluster = Cluster::connect(global).await?;
-    let admin = cluster.admin();
-    admin.transfer_leader(group, to).await?;
-    // It has moved, whether or not anybody can tell where.
-    let leader = match to {
-        Some(to) => Some(to),
-        None => admin
-            .report()
-            .await
-            .ok()
-            .and_then(|report| report.groups.iter().find(|one| one.group == group).and_then(|one| one.leader)),
+    let move_it = async |cluster: &Cluster| {
+        let admin = cluster.admin();
+        admin.transfer_leader(group, to).await?;
+        // It has moved, whether or not anybody can tell where.
+        Ok(match to {
+            Some(to) => Some(to),
+            None => admin.report().await.ok().and_then(|report| leader_of(&report, group)),
+        })
     };
-    cluster.close().await;
+    let leader = Cluster::during(global, move_it).await?;
     match global.output {
         Format::Json => {
             let document = json!({ "group": group.0, "leader": leader.map(|leader| leader.0) });
@@ -59,4 +57,8 @@ pub async fn leader(command: LeaderCommand, global: &Global) -> Ended {
         }
     }
     Ok(Exit::Ok)
+}
+
+fn leader_of(report: &ClusterReport, group: GroupId) -> Option<NodeId> {
+    report.groups.iter().find(|one| one.group == group)?.leader
 }

@@ -121,23 +121,25 @@ pub struct ReplaceArgs {
 }
 
 pub async fn node(command: NodeCommand, global: &Global) -> Ended {
-    let cluster = Cluster::connect(global).await?;
+    Cluster::during(global, async |cluster| ask(command, cluster, global).await).await?;
+    Ok(Exit::Ok)
+}
+
+async fn ask(command: NodeCommand, cluster: &Cluster, global: &Global) -> Result<(), CliError> {
     match command {
-        NodeCommand::Status { node } => status(&cluster, node, global).await?,
+        NodeCommand::Status { node } => status(cluster, node, global).await,
         NodeCommand::List { all } => {
             let report = super::report(&cluster.admin()).await?;
-            output::print(&show::cluster::nodes(&report.members, all, &Screen::new(global)))?;
+            output::print(&show::cluster::nodes(&report.members, all, &Screen::new(global)))
         }
-        NodeCommand::Drain(args) => drain(&cluster, &args, global).await?,
+        NodeCommand::Drain(args) => drain(cluster, &args, global).await,
         NodeCommand::Undrain { node } => {
             cluster.admin().undrain(node).await?;
-            said(node, "active", &format!("node {node} is used again"), global)?;
+            said(node, "active", &format!("node {node} is used again"), global)
         }
-        NodeCommand::Remove(args) => remove(&cluster, &args, global).await?,
-        NodeCommand::Replace(args) => replace(&cluster, &args, global).await?,
+        NodeCommand::Remove(args) => remove(cluster, &args, global).await,
+        NodeCommand::Replace(args) => replace(cluster, &args, global).await,
     }
-    cluster.close().await;
-    Ok(Exit::Ok)
 }
 
 /// Of a node that is older than reports, what it can tell.

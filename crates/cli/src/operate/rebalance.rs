@@ -31,7 +31,10 @@ pub struct RebalanceArgs {
 }
 
 pub async fn rebalance(args: &RebalanceArgs, global: &Global) -> Ended {
-    let cluster = Cluster::connect(global).await?;
+    Cluster::during(global, async |cluster| ask(args, cluster, global).await).await
+}
+
+async fn ask(args: &RebalanceArgs, cluster: &Cluster, global: &Global) -> Ended {
     let admin = cluster.admin();
     let plan = if args.dry_run { admin.plan().await? } else { admin.rebalance().await? };
     // Of a program that waits for the end, the one document is what is left then.
@@ -54,7 +57,6 @@ pub async fn rebalance(args: &RebalanceArgs, global: &Global) -> Ended {
         }
         output::tip("everything is where it should be");
     }
-    cluster.close().await;
     Ok(Exit::Ok)
 }
 

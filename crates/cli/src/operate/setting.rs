@@ -27,11 +27,12 @@ Examples:
 One value is printed alone, for scripts. These are settings of the cluster, the same for all its nodes; what a single node
 is told stands in its node.toml: `coda-admin config check`.")]
 pub struct GetArgs {
+    // `key` is the id of an option that all commands have.
     /// Which setting
-    #[arg(required_unless_present = "all")]
+    #[arg(id = "setting", value_name = "KEY", required_unless_present = "all")]
     key: Option<String>,
     /// All of them, with their defaults and what they may be
-    #[arg(long, conflicts_with = "key")]
+    #[arg(long, conflicts_with = "setting")]
     all: bool,
 }
 
@@ -47,6 +48,7 @@ It holds on all nodes at once, and stays through restarts. replication_factor is
 copies are made or taken away afterwards, `coda-admin cluster status` shows how far that is.")]
 pub struct SetArgs {
     /// Which setting; `coda-admin config get --all` lists them
+    #[arg(id = "setting", value_name = "KEY")]
     key: String,
     /// Its new value
     value: String,
@@ -62,6 +64,7 @@ Examples:
   coda-admin config unset rebalance.auto")]
 pub struct UnsetArgs {
     /// Which setting
+    #[arg(id = "setting", value_name = "KEY")]
     key: String,
     /// Though fewer copies will be kept
     #[arg(long)]
@@ -99,15 +102,16 @@ pub async fn unset(args: &UnsetArgs, global: &Global) -> Ended {
 }
 
 async fn change(key: &str, value: Option<SettingValue>, yes: bool, global: &Global) -> Ended {
-    let cluster = Cluster::connect(global).await?;
-    let admin = cluster.admin();
-    if key == REPLICATION_FACTOR {
-        set_copies(&admin, value, yes).await?;
-    } else {
-        admin.set_setting(key, value).await?;
-    }
-    let settings = all(&admin).await?;
-    cluster.close().await;
+    let change = async |cluster: &Cluster| {
+        let admin = cluster.admin();
+        if key == REPLICATION_FACTOR {
+            set_copies(&admin, value, yes).await?;
+        } else {
+            admin.set_setting(key, value).await?;
+        }
+        all(&admin).await
+    };
+    let settings = Cluster::during(global, change).await?;
     let setting = find(&settings, key)?;
     match global.output {
         Format::Json => output::print(&show::setting::one(setting, &Screen::new(global)))?,
@@ -154,10 +158,7 @@ fn check_copies(report: &ClusterReport, wanted: u8) -> Result<(), CliError> {
 }
 
 async fn fetch(global: &Global) -> Result<Vec<SettingDescription>, CliError> {
-    let cluster = Cluster::connect(global).await?;
-    let settings = all(&cluster.admin()).await;
-    cluster.close().await;
-    settings
+    Cluster::during(global, async |cluster| all(&cluster.admin()).await).await
 }
 
 /// The settings inside the cluster, and the one that is told to it in another way, by key.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use coda_client::Admin;
 use coda_protocol::ids::{Millis, TokenId};
 use coda_protocol::join::JoinToken;
 use serde_json::json;
@@ -64,8 +65,10 @@ fn parse_id(text: &str) -> Result<TokenId, String> {
 }
 
 pub async fn token(command: TokenCommand, global: &Global) -> Ended {
-    let cluster = Cluster::connect(global).await?;
-    let admin = cluster.admin();
+    Cluster::during(global, async |cluster| ask(command, &cluster.admin(), global).await).await
+}
+
+async fn ask(command: TokenCommand, admin: &Admin, global: &Global) -> Ended {
     match command {
         TokenCommand::Create(CreateArgs { ttl }) => {
             let token = JoinToken::random();
@@ -103,7 +106,6 @@ pub async fn token(command: TokenCommand, global: &Global) -> Ended {
             }
         }
     }
-    cluster.close().await;
     Ok(Exit::Ok)
 }
 

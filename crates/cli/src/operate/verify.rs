@@ -37,19 +37,22 @@ pub struct VerifyArgs {
 }
 
 pub async fn verify(args: &VerifyArgs, global: &Global) -> Ended {
-    let cluster = Cluster::connect(global).await?;
-    let admin = cluster.admin();
+    let check = async |cluster: &Cluster| check_all(args, &cluster.admin()).await;
+    let checked = Cluster::during(global, check).await?;
+    output::print(&show::copies::list(&checked, &Screen::new(global)))?;
+    Ok(exit_of(&checked))
+}
+
+async fn check_all(args: &VerifyArgs, admin: &Admin) -> Result<Vec<Checked>, CliError> {
     let groups = match args.group {
         Some(group) => vec![group],
-        None => super::report(&admin).await?.groups.iter().map(|group| group.group).collect(),
+        None => super::report(admin).await?.groups.iter().map(|group| group.group).collect(),
     };
     let mut checked = Vec::with_capacity(groups.len());
     for group in groups {
-        checked.push(check(&admin, group).await?);
+        checked.push(check(admin, group).await?);
     }
-    cluster.close().await;
-    output::print(&show::copies::list(&checked, &Screen::new(global)))?;
-    Ok(exit_of(&checked))
+    Ok(checked)
 }
 
 async fn check(admin: &Admin, group: GroupId) -> Result<Checked, CliError> {

@@ -197,20 +197,22 @@ async fn a_node_that_cannot_join_says_why() {
         let mut peer = new.accept().await;
         let (id, _) = asked(&mut peer).await;
         answer(&mut peer, id, ClusterReply::Node(Box::new(NodeReport { registration, ..report(NEW) }))).await;
+        // Closed when it is dropped, with its last answer unsent.
+        peer
     };
 
     let itself = ["cluster", "join", "--seeds", &here, "--token", &token];
     let again = async {
-        serve(registration(NEW)).await;
-        new.accept().await
+        let first = serve(registration(NEW)).await;
+        (first, new.accept().await)
     };
-    let (_peer, output) = tokio::join!(again, operator.types(&itself));
+    let (_peers, output) = tokio::join!(again, operator.types(&itself));
     assert_eq!(status(&output), 2);
     assert!(told(&output).starts_with("error[CODA4323]: --seeds leads to node 4 itself"), "{}", told(&output));
 
     let join = ["cluster", "join", "--seeds", &seeds, "--token", &token];
     let alone = Registration { peer_addr: "".into(), ..registration(NEW) };
-    let (_, _peer, output) = tokio::join!(serve(alone), old.accept(), operator.types(&join));
+    let (_new, _old, output) = tokio::join!(serve(alone), old.accept(), operator.types(&join));
     assert_eq!(status(&output), 4);
     assert!(told(&output).contains("[CODA4322]: node 4 has no address for other nodes\nhelp: set listen.peer"));
 
@@ -218,9 +220,15 @@ async fn a_node_that_cannot_join_says_why() {
         let mut peer = old.accept().await;
         let (id, _) = asked(&mut peer).await;
         peer.answer(id, Reply::Done).await;
+        let connection = peer.connection.clone();
         loop {
-            let (id, _) = asked(&mut peer).await;
-            answer(&mut peer, id, cluster_reply(cluster(NodeState::Joining))).await;
+            tokio::select! {
+                biased;
+                _ = connection.closed() => std::future::pending().await,
+                (id, _) = asked(&mut peer) => {
+                    answer(&mut peer, id, cluster_reply(cluster(NodeState::Joining))).await;
+                }
+            }
         }
     };
     let join = [&join[..], &["--timeout", "2s"]].concat();
@@ -230,7 +238,7 @@ async fn a_node_that_cannot_join_says_why() {
             output = operator.types(&join) => output,
         }
     };
-    let ((), output) = tokio::join!(serve(registration(NEW)), types);
+    let (_new, output) = tokio::join!(serve(registration(NEW)), types);
     assert_eq!(status(&output), 124);
     let told = told(&output);
     assert!(told.starts_with("error[CODA4320]: node 4 is let in, but is not at work yet, not within "), "{told}");
@@ -270,6 +278,7 @@ async fn a_token_goes_alone_to_standard_output() {
         let mut peer = node.accept().await;
         let (id, request) = asked(&mut peer).await;
         peer.answer(id, Reply::TokenCreated { expires: Timestamp(u64::MAX) }).await;
+        peer.close_code().await;
         request
     };
     let (request, output) = tokio::join!(serve, operator.types(&["cluster", "token", "create", "--ttl", "10m"]));

@@ -29,6 +29,7 @@ pub struct Node {
     pub id: NodeId,
     pub address: SocketAddr,
     pub ca_pem: String,
+    #[allow(dead_code, reason = "for `beside`")]
     config: quinn::ServerConfig,
     endpoint: Endpoint,
 }
@@ -55,6 +56,7 @@ impl Node {
     }
 
     /// Another one whose certificate is of the same authority.
+    #[allow(dead_code, reason = "the tests of the programs use it, and this file")]
     pub fn beside(&self, id: NodeId) -> Self {
         Self::of(id, self.config.clone(), self.ca_pem.clone())
     }
