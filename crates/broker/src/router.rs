@@ -98,8 +98,8 @@ impl Router {
 
     /// Proposes nothing for so long, and waits until all that was proposed is applied here: what all copies come to then is
     /// equal. The index of it.
-    pub async fn hold(&self, time: Duration) -> u64 {
-        *self.shared.held_until.lock() = Some(Instant::now() + time);
+    pub async fn hold(&self, now: Instant, time: Duration) -> u64 {
+        *self.shared.held_until.lock() = Some(now + time);
         let settled = async {
             loop {
                 let status = self.shared.group.status();

@@ -86,7 +86,7 @@ pub async fn here(host: &Host, ask: Ask) -> Answered {
         Ask::Index(group) => {
             let router = host.led(group)?;
             router.confirm().await?;
-            Ok(Said::Index(router.hold(VERIFY_HOLD).await))
+            Ok(Said::Index(router.hold(host.clock.instant(), VERIFY_HOLD).await))
         }
         Ask::Digest { group, index } => {
             let group = host.routes.hosted(group).ok_or(Reject::NoSuchGroup { group: group.0 })?;

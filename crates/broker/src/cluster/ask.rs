@@ -12,7 +12,7 @@ use coda_protocol::reply::{LaneList, QueuePage, QueuePlace, Reply};
 use coda_raft_store::peers::Peer;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout_at};
 use tracing::debug;
 
 use super::answer;
@@ -113,7 +113,7 @@ impl Asking {
     /// The leader's refusal, or that there is none.
     pub async fn leader(&self, host: &Host, ask: Ask) -> Answered {
         let Some(group) = ask.group() else { return answer::here(host, ask).await };
-        let deadline = Instant::now() + LEADER_PATIENCE;
+        let deadline = host.clock.instant() + LEADER_PATIENCE;
         loop {
             let leader = host.leader_of(group);
             let said = match leader {
@@ -121,14 +121,16 @@ impl Asking {
                 None => None,
             };
             match said {
-                Some(Err(Refusal::Unavailable(why @ Unavailable::NotLeader { .. }))) if Instant::now() >= deadline => {
+                Some(Err(Refusal::Unavailable(why @ Unavailable::NotLeader { .. })))
+                    if host.clock.instant() >= deadline =>
+                {
                     return Err(why.into());
                 }
                 Some(Err(Refusal::Unavailable(Unavailable::NotLeader { .. } | Unavailable::ConnectionLost))) | None => {
                 }
                 Some(said) => return said,
             }
-            if Instant::now() >= deadline {
+            if host.clock.instant() >= deadline {
                 let leader = leader.map(|node| format!("node {node}"));
                 return Err(Unavailable::NotLeader { leader }.into());
             }

@@ -10,7 +10,7 @@ use coda_protocol::operate::{ClusterReply, ClusterRequest, ReplicaDigest};
 use coda_protocol::reject::{Reject, Unavailable};
 use coda_protocol::reply::Reply;
 use futures::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::ask::{Ask, Said};
 use super::{formation, report, steward};
@@ -121,9 +121,9 @@ async fn transfer(host: &Host, group: GroupId, to: Option<NodeId>) -> Described 
     };
     let place = PlaceGroup { group, voters: row.voters.clone(), leader: Some(to), seen: map.version };
     let done = propose(host, ClusterCommand::PlaceGroup(place)).await?;
-    let deadline = Instant::now() + TRANSFER_PATIENCE;
+    let deadline = host.clock.instant() + TRANSFER_PATIENCE;
     while host.leader_of(group) != Some(to) {
-        if Instant::now() >= deadline {
+        if host.clock.instant() >= deadline {
             let leader = host.leader_of(group).map(|node| format!("node {node}"));
             return Err(Unavailable::NotLeader { leader }.into());
         }

@@ -33,7 +33,7 @@ pub async fn keep(host: Host, group: Group) {
     let mut view = host.cluster.follow();
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut calm = Calm::default();
+    let mut calm = Calm { since: host.clock.instant(), voters: BTreeSet::new(), version: None };
     loop {
         tokio::select! {
             _ = look.tick() => {}
@@ -54,12 +54,6 @@ struct Calm {
     /// The placement that was there when this leadership began. A later one was made by somebody who knew who leads, and is
     /// followed at once.
     version: Option<u64>,
-}
-
-impl Default for Calm {
-    fn default() -> Self {
-        Self { since: Instant::now(), voters: BTreeSet::new(), version: None }
-    }
 }
 
 /// One step, if there is one to take.
@@ -128,14 +122,14 @@ async fn step(host: &Host, group: &Group, view: &View, calm: &mut Calm) -> Resul
         settle(host, id, view).await;
     }
     if now.voters != calm.voters || !now.voters.iter().all(is_there) {
-        (calm.since, calm.voters) = (Instant::now(), now.voters);
+        (calm.since, calm.voters) = (host.clock.instant(), now.voters);
     }
     let is_new = *calm.version.get_or_insert(row.version) != row.version;
     if let Some(to) = row.leader.filter(|to| *to != me && is_there(to))
-        && (is_new || calm.since.elapsed() >= CALM)
+        && (is_new || host.clock.instant() - calm.since >= CALM)
     {
         info!(group = id.0, to = to.0, "leadership is handed to the node that should have it");
-        (calm.since, calm.version) = (Instant::now(), Some(row.version));
+        (calm.since, calm.version) = (host.clock.instant(), Some(row.version));
         group.transfer_leader(to).await?;
     }
     Ok(())

@@ -5,6 +5,7 @@ use coda_protocol::frame::{Frame, Hello, Welcome};
 use coda_protocol::ids::{
     GroupId, LeaseId, Millis, NodeId, Position, RunId, SessionId, TaskId, Timestamp, Work, WorkKind,
 };
+use coda_protocol::operate::{ClusterReply, ClusterRequest};
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::push::{GroupLeader, MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded, TaskLease, Wants};
@@ -108,6 +109,7 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("ListQueuesFrom a served queue", from_served),
         ("ListQueuesFrom a group", from_first),
         ("DescribeLanes", Request::DescribeLanes("q".into())),
+        ("Cluster", Request::Cluster(ClusterRequest::Report)),
         ("Withdraw", Request::Withdraw(Withdraw { queue: "q".into(), kind: WorkKind::Task, slots: 300 })),
     ]
 }
@@ -242,6 +244,7 @@ pub fn replies() -> Vec<(&'static str, Reply)> {
         ("QueuePage, the last", Reply::QueuePage(QueuePage { queues: vec![summary()], next: None })),
         ("Lanes", Reply::Lanes(lanes_in_all)),
         ("TokenCreated", Reply::TokenCreated { expires: Timestamp(1_700_000_000_000) }),
+        ("Cluster", Reply::Cluster(ClusterReply::Tokens(Vec::new()))),
         ("Withdrawn", Reply::Withdrawn { slots: 300 }),
     ]
 }
