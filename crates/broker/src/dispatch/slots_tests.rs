@@ -73,7 +73,9 @@ fn of_many_lanes_some_are_looked_at() {
     let mut dispatch = Dispatch::default();
     let tasks: Vec<&str> = names.iter().map(String::as_str).collect();
     dispatch.subscribe(WORKER, Epoch(1), serve(&tasks), Arc::default());
-    tasks.iter().for_each(|name| drop(dispatch.lane_ready(lane(WorkKind::Task, name))));
+    for name in tasks {
+        dispatch.lane_ready(lane(WorkKind::Task, name));
+    }
     assert_eq!(dispatch.starved(7)[0].lanes.len(), 7);
 }
 
