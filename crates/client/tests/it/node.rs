@@ -148,8 +148,7 @@ impl Peer {
     pub async fn welcome_to(&mut self, version: u16, node: NodeId, map: ClusterMap) {
         let welcome = Welcome { version, node, incarnation: 7, server: "paper/1".into() };
         let leader = GroupLeader { group: GroupId(node.0 as u32), term: 1, leader: Some(node) };
-        let pushes = [Push::Map(map), Push::Leader(leader)].map(Frame::Push);
-        self.write(&[&[Frame::Welcome(welcome)], &pushes[..]].concat()).await;
+        self.write(&[Frame::Welcome(welcome), Frame::Push(Push::Map(map)), Frame::Push(Push::Leader(leader))]).await;
     }
 
     /// The next request on the shared stream.
