@@ -10,7 +10,7 @@ use coda_protocol::limits::{
     SPAWN_BYTES_MAX, SPAWN_STEPS_MAX, SUBSCRIPTION_NAMES_MAX,
 };
 
-pub use coda_raft_store::store::{DiskOptions, SyncDelay};
+pub use coda_raft_store::store::{DiskOptions, DiskProbe, Space, SyncDelay};
 use smol_str::SmolStr;
 
 use crate::identity::IdentityFiles;

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::clock::{Clock, SystemClock};
 use crate::cluster::{self, Answers, Asking, ClusterView, Door, Hosting, HostingOptions, Rebalance, View};
 use crate::config::SHUTDOWN_TIMEOUT;
-pub use crate::config::{Certificates, DiskOptions, NodeConfig, Peering, SyncDelay};
+pub use crate::config::{Certificates, DiskOptions, DiskProbe, NodeConfig, Peering, Space, SyncDelay};
 use crate::endpoint::{self, Admission, EndpointError};
 use crate::host::Host;
 use crate::identity::{self, CurrentIdentity, IdentityError, QuicKeys, Reloader, Source};

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use coda_broker::clock::{Clock, SystemClock};
 use coda_broker::identity::{Authority, IdentityFiles, Lifetime};
-use coda_broker::node::{Certificates, Node, NodeConfig, Peering};
+use coda_broker::node::{Certificates, DiskOptions, DiskProbe, Node, NodeConfig, Peering, Space};
 use coda_client::{Client, ConnectOptions, Worker, WorkerBuilder};
 use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::NodeId;
@@ -27,6 +30,17 @@ pub struct TestCluster {
 struct Member {
     config: NodeConfig,
     node: Option<Node>,
+    free: Arc<AtomicU64>,
+}
+
+/// A disk of a terabyte, of which as much is free as a test says.
+#[derive(Debug)]
+struct Pretended(Arc<AtomicU64>);
+
+impl DiskProbe for Pretended {
+    fn space(&self, _: &Path) -> std::io::Result<Space> {
+        Ok(Space { total_bytes: 1 << 40, free_bytes: self.0.load(Ordering::Relaxed) })
+    }
 }
 
 /// Known before it is bound, so that a node can say where it is, and come back there.
@@ -68,14 +82,21 @@ impl TestCluster {
         let issued = self.authority.node(NodeId(node), &[], lifetime).expect("a certificate");
         issued.save(&dir.join("certs"), "node", false).expect("saved");
         let [ca, cert, key] = ["ca.pem", "node.pem", "node.key"].map(|name| dir.join("certs").join(name));
+        let free = Arc::new(AtomicU64::new(1 << 39));
+        let disk = DiskOptions {
+            probe: Arc::new(Pretended(free.clone())),
+            check_every: Duration::from_millis(50),
+            ..DiskOptions::default()
+        };
         let config = NodeConfig {
+            disk,
             node: NodeId(node),
             peering: Some(Peering { listen: free_address(), advertise: None }),
             zone: format!("zone-{node}").into(),
             certificates: Certificates::Files(IdentityFiles { ca, cert, key }),
             ..NodeConfig::alone(dir.join("data"), free_address())
         };
-        self.nodes.insert(node, Member { config, node: None });
+        self.nodes.insert(node, Member { config, node: None, free });
         self.go(node).await;
     }
 
@@ -84,6 +105,16 @@ impl TestCluster {
         let member = self.nodes.get_mut(&node).expect("a known node");
         let started = soon("the node starts", Node::start(member.config.clone())).await;
         member.node = Some(started.unwrap_or_else(|error| panic!("{}: {error}", error.code())));
+    }
+
+    /// From now on each sync of a node's log takes so much longer; one that is under way too.
+    pub fn slow_disk(&self, node: u64, delay: Duration) {
+        self.nodes[&node].config.sync_delay.set(delay);
+    }
+
+    /// So much seems to be free on a node's disk from now on.
+    pub fn free_on_disk(&self, node: u64, bytes: u64) {
+        self.nodes[&node].free.store(bytes, Ordering::Relaxed);
     }
 
     /// A node's disk is lost while it does not run.
