@@ -86,8 +86,8 @@ async fn step(host: &Host, group: &Group, view: &View, calm: &mut Calm) -> Resul
         return Ok(());
     }
     if now.is_joint {
-        // A change that was interrupted: all that decide now go on to, and from there it goes on.
-        return demote_none(group, now.voters).await;
+        // A change that was interrupted: all who decide now do so alone, and from there it goes on.
+        return set_voters(group, now.voters).await;
     }
     let new: BTreeSet<NodeId> = wanted.difference(&now.voters).copied().collect();
     if !new.is_empty() {
@@ -95,14 +95,14 @@ async fn step(host: &Host, group: &Group, view: &View, calm: &mut Calm) -> Resul
             // Nobody leaves before the new ones vote.
             let both: BTreeSet<NodeId> = now.voters.union(&new).copied().collect();
             info!(group = id.0, voters = ?both, "caught up, they vote from now on");
-            demote_none(group, both).await?;
+            set_voters(group, both).await?;
         }
         return Ok(());
     }
     if now.voters != wanted {
         if wanted.contains(&me) {
             info!(group = id.0, voters = ?wanted, "the others vote no longer");
-            return change_voters(group, &now.voters, &wanted, me).await;
+            return set_voters(group, wanted).await;
         }
         // Whoever is to go hands over first.
         let preferred = row.leader.filter(|node| is_there(node));
@@ -135,22 +135,13 @@ async fn step(host: &Host, group: &Group, view: &View, calm: &mut Calm) -> Resul
     Ok(())
 }
 
-async fn change_voters(
-    group: &Group,
-    voters: &BTreeSet<NodeId>,
-    wanted: &BTreeSet<NodeId>,
-    me: NodeId,
-) -> Result<(), ProposeError> {
-    let target = if wanted.contains(&me) { wanted.clone() } else { voters.union(wanted).copied().collect() };
-    // The meta group's copies stay: every node has one.
-    if group.id() == GroupId::META {
-        return demote_none(group, target).await;
-    }
-    group.change_voters(target).await.map(drop)
-}
-
-async fn demote_none(group: &Group, voters: BTreeSet<NodeId>) -> Result<(), ProposeError> {
-    group.demote_others(voters).await.map(drop)
+/// Makes these the voters. Others leave the group, but the meta group's: every node has a copy of that.
+async fn set_voters(group: &Group, voters: BTreeSet<NodeId>) -> Result<(), ProposeError> {
+    let changed = match group.id() {
+        GroupId::META => group.demote_others(voters).await,
+        _ => group.change_voters(voters).await,
+    };
+    changed.map(drop)
 }
 
 /// Says that the group is where it should be.
