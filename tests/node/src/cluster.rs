@@ -19,6 +19,7 @@ use coda_protocol::reply::Reply;
 use coda_protocol::request::Request;
 use tempfile::TempDir;
 
+use crate::raw::Raw;
 use crate::{logs, soon, until};
 
 pub struct TestCluster {
@@ -163,8 +164,17 @@ impl TestCluster {
     #[must_use]
     pub fn options_of(&self, nodes: &[u64]) -> ConnectOptions {
         let addresses: Vec<String> = nodes.iter().map(|node| self.nodes[node].config.listen.to_string()).collect();
-        let ca = std::fs::read(self.dir.path().join(format!("node-{}/certs/ca.pem", nodes[0]))).expect("saved before");
+        let ca = self.ca(nodes[0]);
         ConnectOptions { outside: true, ..ConnectOptions::new(&addresses.join(","), ca).expect("addresses") }
+    }
+
+    /// A raw connection to one node, greeted.
+    pub async fn raw(&self, node: u64) -> Raw {
+        Raw::connect(self.nodes[&node].config.listen, &self.ca(node)).await.greet().await
+    }
+
+    fn ca(&self, node: u64) -> Vec<u8> {
+        std::fs::read(self.dir.path().join(format!("node-{node}/certs/ca.pem"))).expect("saved before")
     }
 
     /// A client that knows these nodes to begin with.

@@ -10,7 +10,8 @@ use coda_node_tests::{logs, soon, until};
 use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::{GroupId, NodeId};
 use coda_protocol::operate::{ClusterReport, ClusterRequest, GroupReport};
-use coda_protocol::reply::Reply;
+use coda_protocol::reply::{QueueList, Reply};
+use coda_protocol::request::Request;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -35,6 +36,35 @@ async fn three_nodes_form_a_cluster_and_share_its_work() {
     }
     worker.stop().await;
     cluster.equal(3).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_answers_for_the_whole_cluster() {
+    let cluster = TestCluster::start(3, 3, 3).await;
+    let client = cluster.client().await;
+    for n in 0..60_u64 {
+        client.submit_json("later", &n).await.unwrap();
+    }
+    for node in 1..=3 {
+        let mut raw = cluster.raw(node).await;
+        let Ok(Reply::QueuePage(first)) = raw.ask(Request::ListQueuesFrom(None)).await else { panic!() };
+        let (mut list, mut next) = (QueueList::default(), None);
+        next = list.add(first).or(next);
+        while let Some(from) = next.take() {
+            let Ok(Reply::QueuePage(page)) = raw.ask(Request::ListQueuesFrom(Some(from))).await else { panic!() };
+            next = list.add(page);
+        }
+        let queues: Vec<(String, u64)> =
+            list.into_queues().into_iter().map(|queue| (queue.queue.to_string(), queue.ready)).collect();
+        assert_eq!(queues, [("default".to_owned(), 60)], "as node {node} says");
+        let Ok(Reply::Lanes(lanes)) = raw.ask(Request::DescribeLanes("default".into())).await else { panic!() };
+        assert_eq!((lanes.summary.ready, lanes.summary.paused), (60, false), "as node {node} says");
+        assert_eq!(raw.ask(Request::PauseQueue("default".into())).await, Ok(Reply::Done));
+        let Ok(Reply::Lanes(lanes)) = raw.ask(Request::DescribeLanes("default".into())).await else { panic!() };
+        assert!(lanes.summary.paused, "as node {node} was told");
+        assert_eq!(raw.ask(Request::UnpauseQueue("default".into())).await, Ok(Reply::Done));
+    }
     cluster.stop_all().await;
 }
 
