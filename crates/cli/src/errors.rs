@@ -145,6 +145,11 @@ impl CliError {
             .help("name nodes of the cluster with --seeds, and the new one with --address")
     }
 
+    pub fn in_a_cluster(node: u64) -> Self {
+        Self::new(Exit::Conflict, "CODA4328", format!("node {node} is in a cluster of its own already"))
+            .help("stop it and give it an empty data folder, if nothing in that cluster is needed any more")
+    }
+
     pub fn cannot_move(stuck: usize) -> Self {
         let what = if stuck == 1 { "one group".to_owned() } else { format!("{stuck} groups") };
         Self::new(Exit::Conflict, "CODA4324", format!("{what} cannot be moved for now"))

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use coda_client::{Admin, ConnectOptions};
+use coda_client::{Admin, ClientError, ConnectOptions};
 use coda_protocol::cluster::{NodeState, Registration};
 use coda_protocol::ids::{NodeId, SessionId};
 use coda_protocol::join::JoinToken;
-use coda_protocol::operate::ClusterReport;
+use coda_protocol::operate::{ClusterReport, NodeReport};
 use serde_json::json;
 
 use super::waiting::Waiting;
@@ -85,6 +85,15 @@ fn at_work(report: &ClusterReport, node: NodeId) -> Option<NodeState> {
     }
 }
 
+/// Whether the node is in a cluster, and not in this one: two that were begun with one authority have one id.
+async fn is_elsewhere(cluster: &Cluster, node: &NodeReport) -> Result<bool, ClientError> {
+    if node.state.is_none() {
+        return Ok(false);
+    }
+    let known = cluster.admin().report().await?.members;
+    Ok(!known.iter().any(|one| one.member.registration.storage == node.registration.storage))
+}
+
 pub async fn command(args: &JoinArgs, global: &Global) -> Ended {
     let token = read_token(args)?;
     let here = cluster::options(global)?;
@@ -99,7 +108,11 @@ pub async fn command(args: &JoinArgs, global: &Global) -> Ended {
     let report = *report?;
     let node = report.node;
     let cluster = Cluster::open(seeds, global.timeout).await?;
-    let joined = join_and_wait(&cluster, &token, node, report.registration, global).await;
+    let joined = match is_elsewhere(&cluster, &report).await {
+        Ok(false) => join_and_wait(&cluster, &token, node, report.registration, global).await,
+        Ok(true) => Err(CliError::in_a_cluster(node.0)),
+        Err(error) => Err(error.into()),
+    };
     cluster.close().await;
     let state = joined?;
     match global.output {
