@@ -55,7 +55,7 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     // Whatever ends this, the stage is dropped, and with it all processes and networks.
     let ran = tokio::select! {
-        ran = stage::run(&args) => ran,
+        ran = Box::pin(stage::run(&args)) => ran,
         () = interrupted() => Err(anyhow::anyhow!("interrupted")),
     };
     match ran {
