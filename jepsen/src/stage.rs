@@ -120,7 +120,7 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Summary> {
     history.flush()?;
     let summary = summary?;
     fs::write(args.out.join("summary.json"), serde_json::to_vec_pretty(&summary)?)?;
-    fs::write(args.out.join("summary.txt"), summary.to_string())?;
+    fs::write(args.out.join("summary.txt"), format!("{summary}\n"))?;
     Ok(summary)
 }
 
