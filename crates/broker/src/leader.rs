@@ -15,13 +15,17 @@ use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::messages::{AbortOnDrop, LeaderMsg, SupervisorMsg};
-use crate::proposer::{self, ProposerLoop};
+use crate::proposer::{self, PROPOSAL_FAILED, ProposerLoop};
 use crate::queue::Queue;
 use crate::router::{Granted, Router, Shared};
 use crate::routes::Routes;
 use crate::sessions::Sessions;
 use crate::timer::Timer;
 use crate::workflow::Workflow;
+
+/// Ends that are Raft's word, and no failure.
+pub const REFUSED: [&str; 2] = [PROPOSAL_FAILED, ENDED_BEFORE];
+const ENDED_BEFORE: &str = "leadership ended before it began";
 
 pub struct Leader;
 
@@ -159,7 +163,7 @@ impl Drop for ProposerEnd {
 async fn lead(group: Group, term: u64, router: Router, turns: ProposerLoop) -> &'static str {
     if let Err(error) = group.linearize().await {
         info!(group = group.id().0, %error, term, "leadership ended before it began");
-        return "leadership ended before it began";
+        return ENDED_BEFORE;
     }
     let (position, effects, held) =
         router.read(|view, position| (position, recover(view, group.id()), query::leases_held(view, group.id())));

@@ -24,6 +24,11 @@ pub enum SupervisorMsg {
         group: GroupId,
         now: Leadership,
     },
+    /// Raft has refused whoever led in this term: lead in it again, unless it is over by now.
+    LeadAgain {
+        group: GroupId,
+        term: u64,
+    },
     /// A connection ended; `goodbye` when its session ended with it.
     SessionClosed {
         session: SessionId,

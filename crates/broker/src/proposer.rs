@@ -33,6 +33,9 @@ use crate::dispatch::Epoch;
 use crate::outbox::Outbox;
 use crate::router::{Granted, Riding, Router};
 
+/// How a proposer ends that Raft has refused a proposal.
+pub const PROPOSAL_FAILED: &str = "a proposal failed";
+
 /// Where an answer goes. One that is dropped unanswered refuses: whoever asked asks again, wherever the group is led then.
 pub struct ReplyTo(Option<Asker>);
 
@@ -352,7 +355,7 @@ impl ProposerLoop {
                 for reply in replies {
                     reply.refuse(Unavailable::NotLeader { leader: None });
                 }
-                Err("a proposal failed")
+                Err(PROPOSAL_FAILED)
             }
         }
     }

@@ -17,10 +17,14 @@ use tracing::{error, info};
 use crate::clock::Clock;
 use crate::config::{LEADER_RESTART_WINDOW, LEADER_RESTARTS_MAX, RECLAIM_GRACE, SESSION_GRACE, SHUTDOWN_TIMEOUT};
 use crate::endpoint;
-use crate::leader::{Leader, LeaderArgs};
+use crate::leader::{Leader, LeaderArgs, REFUSED};
 use crate::messages::{AbortOnDrop, LeaderMsg, SupervisorMsg};
 use crate::routes::Routes;
 use crate::sessions::Sessions;
+
+/// Raft says that the term is over, or that it is being handed over, a moment after it refuses whoever leads in it. Asked
+/// sooner, it would refuse again; if it says nothing, the term goes on.
+const LEAD_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 pub struct Supervisor;
 
@@ -50,6 +54,14 @@ struct Hosted {
     leads: Option<u64>,
     leader: Option<Leading>,
     restarts: VecDeque<Instant>,
+}
+
+/// How a leader came to its end.
+#[derive(Clone, Copy)]
+enum End {
+    /// Raft refused what it asked. No failure of anything here.
+    Refused,
+    Failed,
 }
 
 struct Leading {
@@ -124,7 +136,12 @@ impl SupervisorState {
     }
 
     /// A leader is gone, and what sessions told it with it: they say it again to its successor.
-    async fn leader_ended(&mut self, me: &ActorRef<SupervisorMsg>, group: GroupId) -> Result<(), ActorProcessingErr> {
+    async fn leader_ended(
+        &mut self,
+        me: &ActorRef<SupervisorMsg>,
+        group: GroupId,
+        end: End,
+    ) -> Result<(), ActorProcessingErr> {
         let Some(hosted) = self.groups.get_mut(&group) else { return Ok(()) };
         let Some(ended) = hosted.leader.take() else { return Ok(()) };
         self.args.routes.end(group, ended.term);
@@ -133,6 +150,11 @@ impl SupervisorState {
         }
         // In a new term it is no failure, and sessions hear of that. In the same one they have to be told otherwise.
         if hosted.leads == Some(ended.term) {
+            if let End::Refused = end {
+                let term = ended.term;
+                drop(me.send_after(LEAD_AGAIN_AFTER, move || SupervisorMsg::LeadAgain { group, term }));
+                return Ok(());
+            }
             endpoint::send_away(&self.args.sessions, "a leader has failed");
             let now = self.args.clock.instant();
             hosted.restarts.retain(|at| now - *at < LEADER_RESTART_WINDOW);
@@ -146,6 +168,21 @@ impl SupervisorState {
                 return Ok(());
             }
         }
+        self.lead(me, group).await
+    }
+
+    /// Leads again in a term in which Raft has refused a leader, unless it has said meanwhile that the term is over.
+    async fn lead_again(
+        &mut self,
+        me: &ActorRef<SupervisorMsg>,
+        group: GroupId,
+        term: u64,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(hosted) = self.groups.get(&group) else { return Ok(()) };
+        if hosted.leader.is_some() || hosted.leads != Some(term) {
+            return Ok(());
+        }
+        endpoint::send_away(&self.args.sessions, "a leader begins again");
         self.lead(me, group).await
     }
 
@@ -216,6 +253,7 @@ impl Actor for Supervisor {
                 drop(done.send(()));
             }
             SupervisorMsg::Leadership { group, now } => state.leadership(&me, group, now).await?,
+            SupervisorMsg::LeadAgain { group, term } => state.lead_again(&me, group, term).await?,
             SupervisorMsg::SessionClosed { session, goodbye: true } => state.end_session(session),
             SupervisorMsg::SessionClosed { session, goodbye: false } => state.grace(&me, session, SESSION_GRACE),
             SupervisorMsg::SessionAway { session } => state.grace(&me, session, RECLAIM_GRACE),
@@ -241,14 +279,16 @@ impl Actor for Supervisor {
             SupervisionEvent::ActorFailed(who, why) => match group_of(&who) {
                 Some(group) => {
                     error!(group = group.0, %why, "the leader failed");
-                    state.leader_ended(&me, group).await?;
+                    state.leader_ended(&me, group, End::Failed).await?;
                 }
                 None => error!(%why, "a session failed, its connection is closed"),
             },
             SupervisionEvent::ActorTerminated(who, _, why) => {
                 if let Some(group) = group_of(&who) {
                     info!(group = group.0, why = why.as_deref().unwrap_or("asked to"), "the leader ended");
-                    state.leader_ended(&me, group).await?;
+                    let refused = why.as_deref().is_some_and(|why| REFUSED.contains(&why));
+                    let end = if refused { End::Refused } else { End::Failed };
+                    state.leader_ended(&me, group, end).await?;
                 }
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
