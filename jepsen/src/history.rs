@@ -22,8 +22,12 @@ impl History {
         Ok(Self(Arc::new(Mutex::new(BufWriter::new(file)))))
     }
 
+    /// Something that has just happened. It is in the file at once: the suite may be killed.
     pub fn note(&self, what: &str, more: &Value) {
         self.note_at(Moment::now(), what, more);
+        if let Err(error) = self.flush() {
+            warn!(%error, "the history cannot be written");
+        }
     }
 
     pub fn note_at(&self, at: Moment, what: &str, more: &Value) {

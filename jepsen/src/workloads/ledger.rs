@@ -291,7 +291,9 @@ impl Load {
         for (id, page) in self.ledger.pages() {
             let times = |what: &[(Moment, String)]| what.iter().map(|(at, by)| json!([at, by])).collect::<Vec<_>>();
             let read: Vec<_> = page.read.iter().map(|(at, made)| json!([at, made.by])).collect();
-            self.history.note(
+            let at = page.begun.iter().map(|(at, _)| *at).min().unwrap_or_else(Moment::now);
+            self.history.note_at(
+                at,
                 "step",
                 &json!({
                     "run": id.run, "step": id.step, "begun": times(&page.begun), "read": read,
