@@ -139,7 +139,8 @@ impl Node {
                     program: concat!("coda/", env!("CARGO_PKG_VERSION")).into(),
                 };
                 let options = PeerOptions { listen: peering.listen, me };
-                let (groups, door) = (Arc::new(table.clone()), Arc::new(Door(cluster.clone())));
+                let (groups, door) =
+                    (Arc::new(table.clone()), Arc::new(Door { me: config.node, view: cluster.clone() }));
                 let (peers, transport) = PeerEndpoint::open(options, identity.clone(), groups, door, clock.clone())?;
                 (Some(Arc::new(peers)), transport)
             }
