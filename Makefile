@@ -18,6 +18,7 @@ override CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export CARGO_TARGET_DIR
 WHEELS := $(CARGO_TARGET_DIR)/wheels
 CODA_BIN := $(CARGO_TARGET_DIR)/release/coda
+JEPSEN_OUT := $(CARGO_TARGET_DIR)/jepsen-smoke
 
 # Goes before every cargo that may link RocksDB. The script runs when a recipe reaches this, never for `make help`.
 WITH_ROCKSDB = ROCKSDB_LIB_DIR="$$(scripts/rocksdb.sh)"; export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1;
@@ -124,6 +125,15 @@ test-e2e: build sdk ## Test real nodes and real workers, end to end
 	CODA_BIN=$(CODA_BIN) $(PY) -m pytest tests/e2e
 
 ##—— Look at it ——
+
+.PHONY: jepsen
+jepsen: deps ## Build coda-jepsen, which lets real nodes fail under load; see jepsen/README.md
+	$(WITH_ROCKSDB) cargo build $(LOCKED) --release --package coda-jepsen
+
+.PHONY: jepsen-smoke
+jepsen-smoke: build jepsen ## Kill, stop and pause real nodes under load for two minutes, and check
+	rm -rf $(JEPSEN_OUT)
+	$(CARGO_TARGET_DIR)/release/coda-jepsen run --nemesis kill,rolling,pause --rounds 2 --out $(JEPSEN_OUT) $(ARGS)
 
 .PHONY: demo
 demo: build sdk ## Send a thousand real errors through a durable workflow while things are killed

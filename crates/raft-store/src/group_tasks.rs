@@ -56,7 +56,8 @@ pub(crate) async fn follow_leadership(
             given_up.borrow_and_update();
             let leads = server.state.is_leader();
             let is_me = leads && standing.may_lead_in(term);
-            let leader = server.current_leader.filter(|_| is_me == leads).map(NodeId);
+            // A leader that was started again is still the last one that its vote was given to, and leads no more.
+            let leader = server.current_leader.filter(|leader| (*leader == server.id) == is_me).map(NodeId);
             Leadership { term, leader, is_me, failure: None }
         };
         leads.send_if_modified(|before| {

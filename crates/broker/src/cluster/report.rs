@@ -78,8 +78,8 @@ pub async fn cluster(host: &Host) -> ClusterReport {
             group: *group,
             voters: row.voters.clone(),
             preferred: row.leader,
-            // Who is said to lead, and does not answer, does not.
-            leader: leader.filter(|_| at_leader.is_some()),
+            // Who is said to lead, and does not answer or does not say so itself, does not.
+            leader: leader.filter(|_| at_leader.is_some_and(|replica| replica.leader == leader)),
             term: latest.map_or(0, |copy| copy.term),
             is_settled: row.leaving.is_empty() && at_leader.is_some_and(|replica| replica.voters == row.voters),
         }
