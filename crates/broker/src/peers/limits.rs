@@ -46,7 +46,10 @@ pub const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// or its group does. Sending again helps only if something was lost in there, so this is well above a disk's hiccup.
 /// A slow link is progress, not a stall.
 pub const APPENDS_STALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for a snapshot, which everything else may overtake.
+/// Before a stream of appends is opened again that ended without an answer. Short, because a node that has just started opens
+/// its groups in less; and not zero, because Raft would try thousands of times meanwhile.
+pub const REOPEN_PAUSE: Duration = Duration::from_millis(20);
+/// As [`APPENDS_STALL_TIMEOUT`] for a snapshot, which everything else may overtake.
 pub const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first frame of a stream. QUIC shows a stream as soon as a later one is heard of, and that of a snapshot has to let
 /// all others go first.
