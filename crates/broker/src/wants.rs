@@ -313,7 +313,7 @@ mod tests {
             let demand = Demand { ready, workers: if ready > 0 { self.workers.clone() } else { BTreeSet::new() } };
             let mut room = TOLD_AT_ONCE_MAX;
             let queue: Name = "q".into();
-            assert_eq!(self.wishes.due(self.now), [queue.clone()]);
+            assert_eq!(self.wishes.due(self.now), std::slice::from_ref(&queue));
             let said = self.wishes.look(&queue, &[demand, Demand::default()], self.now, &mut room);
             assert_eq!(said.len(), TOLD_AT_ONCE_MAX - room);
             self.wishes.ends(&queue);
@@ -401,7 +401,7 @@ mod tests {
         let queue: Name = "q".into();
         starving.say(&queue);
         starving.say(&queue);
-        assert_eq!(starving.take_new(), [queue.clone()]);
+        assert_eq!(starving.take_new(), std::slice::from_ref(&queue));
         starving.say(&queue);
         assert!(starving.take_new().is_empty());
         starving.forget(&queue);
