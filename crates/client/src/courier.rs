@@ -226,6 +226,17 @@ impl<H: Handler> Courier<H> {
         }
     }
 
+    /// As [`Courier::submit_internal`], to each connected node. Whoever connects later is greeted.
+    pub(crate) fn submit_everywhere(&self, request: &Request, ticket: impl Fn() -> H::Ticket) {
+        let mut flight = self.flight.lock();
+        for node in flight.routes.connected() {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let frame = encode(id, request.clone()).into();
+            let freed = flight.add(id, frame, Class::Internal, Target::Node(node), ticket());
+            debug_assert!(freed.is_none(), "only waits join others");
+        }
+    }
+
     /// The credits have changed.
     pub(crate) fn wake(&self) {
         self.flight.lock().wake_all();

@@ -89,6 +89,10 @@ impl Routes {
         self.up.contains(&node)
     }
 
+    pub(crate) fn connected(&self) -> Vec<NodeId> {
+        self.up.iter().copied().collect()
+    }
+
     pub(crate) fn nodes_up(&self) -> usize {
         self.up.len()
     }

@@ -234,7 +234,7 @@ impl WorkerLink {
         let unseen = self.courier().handler.events.take_back(fresh);
         drop(leases);
         for subscribe in unsubscribe {
-            self.courier().submit_internal(Request::Subscribe(subscribe), Ticket::quiet(Intent::Ask));
+            self.courier().submit_everywhere(&Request::Subscribe(subscribe), || Ticket::quiet(Intent::Ask));
         }
         for (work, lease) in assembling {
             self.courier().submit_internal(Request::Release(Release { work, lease }), Ticket::quiet(Intent::Ask));

@@ -194,3 +194,12 @@ async fn a_lost_connection_forgets_what_was_promised_on_it_and_what_was_asked_ba
     s.two.answer(id, Reply::Withdrawn { slots: 1 }).await;
     assert_eq!(one.next().await, offers(1));
 }
+
+#[tokio::test]
+async fn a_worker_that_drains_says_so_to_every_node() {
+    let mut s = Story::begin().await;
+    s.link.drain();
+    let nothing = Subscribe { queue: QUEUE.into(), tasks: vec![], workflows: vec![] };
+    assert_eq!(s.one.asked().await.1, Request::Subscribe(nothing.clone()));
+    assert_eq!(s.two.asked().await.1, Request::Subscribe(nothing));
+}
