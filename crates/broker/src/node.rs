@@ -109,6 +109,11 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub async fn start_with(config: NodeConfig, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        // Large, and awaited once.
+        Box::pin(Self::build(config, clock)).await
+    }
+
+    async fn build(config: NodeConfig, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let dir = config.data_dir.clone();
         fs::create_dir_all(&dir).map_err(|why| StartError::Folder { path: dir.clone(), why })?;
 

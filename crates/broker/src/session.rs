@@ -114,7 +114,7 @@ impl Session {
             Request::UnpauseQueue(queue) => self.everywhere(Command::UnpauseQueue { queue }, reply),
             Request::DescribeRun(run) => self.describe(run.slot(), reply, move |router| describe::run(router, run)),
             Request::DescribeTask(task) => {
-                self.describe(task.slot(), reply, move |router| describe::task(router, task))
+                self.describe(task.slot(), reply, move |router| describe::task(router, task));
             }
             Request::DescribeNode => answer(reply, Ok(describe::node(&self.host))),
             Request::ListQueues => {

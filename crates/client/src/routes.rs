@@ -26,6 +26,8 @@ pub(crate) struct Routes {
     map: Option<Arc<ClusterMap>>,
     leaders: BTreeMap<GroupId, Leader>,
     up: BTreeSet<NodeId>,
+    /// Connected, and in no cluster: they know nothing that is asked of any node, and are asked only where there is no other.
+    outside: BTreeSet<NodeId>,
     /// Leaders that know what this session holds.
     resumed: BTreeMap<GroupId, (NodeId, u64)>,
     turn: usize,
@@ -72,6 +74,15 @@ impl Routes {
         news
     }
 
+    /// Whether the node is in a cluster, as it says itself.
+    pub(crate) fn set_outside(&mut self, node: NodeId, is_outside: bool) {
+        if is_outside {
+            self.outside.insert(node);
+        } else {
+            self.outside.remove(&node);
+        }
+    }
+
     pub(crate) fn up(&mut self, node: NodeId) {
         self.up.insert(node);
     }
@@ -79,6 +90,7 @@ impl Routes {
     /// The node's connection is gone. What it led it may lead still, and will say so when it is back.
     pub(crate) fn down(&mut self, node: NodeId) {
         self.up.remove(&node);
+        self.outside.remove(&node);
         self.resumed.retain(|_, (at, _)| *at != node);
         for leader in self.leaders.values_mut().filter(|leader| leader.node == Some(node)) {
             leader.node = None;
@@ -111,7 +123,9 @@ impl Routes {
 
     fn any(&mut self) -> Option<NodeId> {
         self.turn = self.turn.wrapping_add(1);
-        self.up.iter().nth(self.turn % self.up.len().max(1)).copied()
+        let inside: Vec<NodeId> = self.up.difference(&self.outside).copied().collect();
+        let asked = if inside.is_empty() { self.connected() } else { inside };
+        asked.get(self.turn % asked.len().max(1)).copied()
     }
 
     /// Data groups whose connected leader has not been told yet what this session holds. Once each.
@@ -226,6 +240,23 @@ pub(crate) mod tests {
         assert_eq!(routes.route(FIRST), Some(NodeId(2)));
         assert!(!routes.set_leader(NodeId(3), leads(1, 4, Some(2))));
         assert_eq!(routes.take_unresumed(), [(GroupId(1), NodeId(2))]);
+    }
+
+    #[test]
+    fn a_node_outside_of_the_cluster_is_asked_only_where_there_is_no_other() {
+        let mut routes = Routes::default();
+        routes.up(NodeId(1));
+        routes.set_outside(NodeId(1), true);
+        assert_eq!(routes.route(Target::Any), Some(NodeId(1)), "about itself, and to begin a cluster");
+        routes.up(NodeId(2));
+        let asked = |routes: &mut Routes| (0..4).map(|_| routes.route(Target::Any)).collect::<BTreeSet<_>>();
+        assert_eq!(asked(&mut routes), BTreeSet::from([Some(NodeId(2))]));
+        routes.set_outside(NodeId(1), false);
+        assert_eq!(asked(&mut routes).len(), 2, "it has joined");
+        routes.set_outside(NodeId(1), true);
+        routes.down(NodeId(1));
+        routes.up(NodeId(1));
+        assert_eq!(asked(&mut routes).len(), 2);
     }
 
     #[test]

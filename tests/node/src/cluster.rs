@@ -187,7 +187,6 @@ impl TestCluster {
         self.client_of(&self.running()).await
     }
 
-    #[must_use]
     pub fn worker(&self) -> WorkerBuilder {
         Worker::builder(self.options_of(&self.running()))
     }

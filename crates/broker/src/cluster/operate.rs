@@ -139,9 +139,8 @@ async fn verify(host: &Host, group: GroupId) -> Described {
         in_cluster(host)?;
         return Err(Reject::NoSuchGroup { group: group.0 }.into());
     };
-    let index = match host.asking.leader(host, Ask::Index(group)).await? {
-        Said::Index(index) => index,
-        _ => return Err(Unavailable::ConnectionLost.into()),
+    let Said::Index(index) = host.asking.leader(host, Ask::Index(group)).await? else {
+        return Err(Unavailable::ConnectionLost.into());
     };
     let digest = |node: NodeId| async move {
         let digest = match host.asking.node(host, node, Ask::Digest { group, index }).await {
