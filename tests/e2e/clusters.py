@@ -155,8 +155,3 @@ class Cluster:
             return said[0] if said[0].status == status else None
 
         return wait_for(f"cluster health to be {status}", is_so, explain=lambda: f"{said}\n{self.project.tails()}")
-
-    def state_of(self, number: int) -> str:
-        nodes = self.run("node", "list", "--all", "-o", "json").json()["nodes"]
-        (found,) = (node["state"] for node in nodes if node["node"] == number)
-        return str(found)
