@@ -8,7 +8,6 @@ from typing import Any
 from .clusters import DEGRADED, HEALTHY, NO_CLUSTER, NO_QUORUM, Cluster
 from .harness import Project, wait_for
 
-
 # Any node answers, and may not have heard yet what another one has just done: such things are waited for.
 
 
