@@ -38,7 +38,7 @@ class ClusterNode(Process):
         self.number = number
         self.folder = project.folder / f"node-{number}"
         self.address, self.peer = (f"127.0.0.1:{free_port()}" for _ in range(2))
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         toml = self.folder / "node.toml"
         toml.write_text(NODE_TOML.format(number=number, address=self.address, peer=self.peer))
         super().__init__(project, f"node-{number}", [program("coda"), "serve", "--config", str(toml)])

@@ -259,7 +259,7 @@ def test_the_scripts_make_what_nodes_need_and_a_cluster_of_them(project: Project
     client = services()["form"]["environment"]
     assert services()["ops"]["environment"] == client
     addresses = [made.addresses[number] for number in NODES]
-    assert services()["form"]["entrypoint"][3:] == client["CODA_ADDRESS"].split(",")
+    assert services()["form"]["entrypoint"][2:] == client["CODA_ADDRESS"].split(",")
     files = {name: path.replace("/ops", str(made.folder / "ops")) for name, path in client.items()}
     operator = {**files, "CODA_ADDRESS": ",".join(addresses)}
     for _ in range(2):
