@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from typing import Any
 
-from .clusters import DEGRADED, HEALTHY, NO_CLUSTER, NO_QUORUM, Cluster
+from .clusters import DEGRADED, HEALTHY, NO_CLUSTER, NO_QUORUM, Cluster, ClusterNode
 from .harness import Project, wait_for
 
 # Any node answers, and may not have heard yet what another one has just done: such things are waited for.
@@ -16,10 +16,11 @@ def leader_of(cluster: Cluster, group: int) -> Any:
     return leader
 
 
-def row_of(cluster: Cluster, number: int) -> tuple[str, int, int]:
+def row_of(cluster: Cluster, number: int, at: ClusterNode | None = None) -> tuple[str, int, int]:
     """A node's state, how many groups it has, and how many of them it leads."""
-    (row,) = (node for node in cluster.report()["nodes"] if node["node"] == number)
-    return row["state"], row["groups"], row["leads"]
+    nodes = cluster.run("node", "list", "--all", "-o", "json", at=at).json()["nodes"]
+    rows = [(node["state"], node["groups"], node["leads"]) for node in nodes if node["node"] == number]
+    return rows[0] if rows else ("unknown", 0, 0)
 
 
 def test_nodes_become_a_cluster_each_with_a_token_of_its_own(project: Project) -> None:
@@ -152,6 +153,7 @@ def test_a_node_leaves_once_others_have_what_it_had(project: Project) -> None:
     four = cluster.add().start()
     joined = cluster.join(four, cluster.token())
     assert joined.status == 0, joined
+    wait_for("everybody to know node 4", lambda: all(row_of(cluster, 4, node)[0] == "active" for node in cluster.nodes))
     cluster.run("node", "drain", "3", "--wait")
     wait_for("everybody to know that node 3 is empty", lambda: row_of(cluster, 3) == ("draining", 0, 0))
     assert cluster.admin("cluster", "health").status == DEGRADED
@@ -198,8 +200,9 @@ def test_a_node_that_was_alone_gets_company_and_keeps_what_it_has(project: Proje
     for node in cluster.nodes[1:]:
         assert cluster.join(node.start(), cluster.token()).status == 0
     cluster.run("config", "set", "replication_factor", "3")
+    everywhere = [[1, 2, 3]] * 2
+    wait_for("three copies", lambda: [group["voters"] for group in cluster.report()["groups"]] == everywhere)
     cluster.wait_until(HEALTHY)
-    assert [group["voters"] for group in cluster.report()["groups"]] == [[1, 2, 3]] * 2
     project.workers("jobs", env=cluster.env)
     one.kill()
     with cluster.client() as client:
