@@ -131,7 +131,7 @@ def test_work_goes_on_while_nodes_are_killed_and_upgraded(project: Project) -> N
             cluster.node(number).kill()
         lost = cluster.wait_until(NO_QUORUM)
         assert "no quorum" in lost.out, lost
-        late = cluster.admin("cluster", "token", "create", "--timeout", "1s")
+        late = cluster.admin("cluster", "token", "create", "--timeout", "2s", at=two)
         assert (late.status, late.out) == (124, "") and "error[CODA4009]" in late.err, late
         for number in (1, 3):
             cluster.node(number).start()
