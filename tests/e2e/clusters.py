@@ -38,7 +38,7 @@ class ClusterNode(Process):
         self.number = number
         self.folder = project.folder / f"node-{number}"
         self.address, self.peer = (f"127.0.0.1:{free_port()}" for _ in range(2))
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         toml = self.folder / "node.toml"
         toml.write_text(NODE_TOML.format(number=number, address=self.address, peer=self.peer))
         super().__init__(project, f"node-{number}", [program("coda"), "serve", "--config", str(toml)])
@@ -155,8 +155,3 @@ class Cluster:
             return said[0] if said[0].status == status else None
 
         return wait_for(f"cluster health to be {status}", is_so, explain=lambda: f"{said}\n{self.project.tails()}")
-
-    def state_of(self, number: int) -> str:
-        nodes = self.run("node", "list", "--all", "-o", "json").json()["nodes"]
-        (found,) = (node["state"] for node in nodes if node["node"] == number)
-        return str(found)

@@ -94,7 +94,8 @@ def test_the_build_sees_the_whole_workspace() -> None:
 
 
 def test_the_image_is_a_node_with_a_user_of_its_own() -> None:
-    assert in_image("USER") == "coda" and f"--uid {USER}" in " ".join(arguments("RUN"))
+    made = " ".join(arguments("RUN"))
+    assert in_image("USER") == f"{USER}:{USER}" and f"--gid {USER}" in made and f"--uid {USER}" in made
     assert in_image("EXPOSE").split() == ["4747/udp", "4748/udp"]
     assert (in_image("VOLUME"), in_image("STOPSIGNAL")) == ("/var/lib/coda", "SIGTERM")
     assert [*json.loads(in_image("ENTRYPOINT")), *json.loads(in_image("CMD"))] == [
@@ -258,7 +259,7 @@ def test_the_scripts_make_what_nodes_need_and_a_cluster_of_them(project: Project
     client = services()["form"]["environment"]
     assert services()["ops"]["environment"] == client
     addresses = [made.addresses[number] for number in NODES]
-    assert services()["form"]["entrypoint"][3:] == client["CODA_ADDRESS"].split(",")
+    assert services()["form"]["entrypoint"][2:] == client["CODA_ADDRESS"].split(",")
     files = {name: path.replace("/ops", str(made.folder / "ops")) for name, path in client.items()}
     operator = {**files, "CODA_ADDRESS": ",".join(addresses)}
     for _ in range(2):

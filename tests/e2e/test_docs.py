@@ -10,7 +10,7 @@ Every block of Python or shell is run, or says why not. A comment before the blo
                                    background, and its end
 
 In a `console` block, commands follow `$ `; other lines are what they print: they have to occur in this order; a line
-with an ellipsis stands for any. What is exported stays so for the rest of the page. `coda dev` gets a free port, because
+with an ellipsis stands for any. What is exported stays so for the rest of the page. `coda dev` gets a free port, as
 the default one may be in use, and wherever a page says the default address, that port is meant. The same goes for the
 default ports on other loopback addresses, which are the machines of a page that needs several.
 """
@@ -183,8 +183,10 @@ class Reader:
         assert words, f"{block.where}: say what it prints when the next block may run"
         name = f"background-{len(self.project.processes)}"
         # Replaced by its command, so that a signal reaches that.
-        process = Process(self.project, name, ["bash", "-c", f"exec {command.text}"]).spawn()
+        process = Process(self.project, name, ["bash", "-c", f"exec env {command.text}"]).spawn()
         self.background[command.text] = process
+        # What a page waits for is no surprise, be it an error.
+        self.project.expected_alarms.append(words)
 
         def is_ready() -> bool:
             assert process.runs, f"{block.where}: it ended\n{process.tail()}"

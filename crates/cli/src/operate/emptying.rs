@@ -45,16 +45,21 @@ fn is_open(member: &MemberReport) -> bool {
     member.member.state == NodeState::Active && member.report.is_ok()
 }
 
+/// How often in a row a node may look as if nobody had drained it: whoever answers may not have heard of it yet.
+const UNHEARD_LOOKS: u32 = 6;
+
 /// Watches a node become empty.
 pub struct Emptying {
     node: NodeId,
     /// How often in a row nothing could be done.
     stuck: u32,
+    /// How often in a row it was not being drained.
+    unheard: u32,
 }
 
 impl Emptying {
     pub fn new(node: NodeId) -> Self {
-        Self { node, stuck: 0 }
+        Self { node, stuck: 0, unheard: 0 }
     }
 
     /// Whether the node is empty now. Gives up when nothing can be done for a while, and says what is missing.
@@ -67,9 +72,15 @@ impl Emptying {
         }
         let MemberDescription { state, groups, .. } = member(report, node)?.member;
         match state {
-            NodeState::Draining => {}
-            // Somebody has taken it back meanwhile, or it never was.
-            NodeState::Active => return Err(Reject::NotDrained { node: node.0 }.into()),
+            NodeState::Draining => self.unheard = 0,
+            NodeState::Active => {
+                self.unheard += 1;
+                if self.unheard < UNHEARD_LOOKS {
+                    return Ok(None);
+                }
+                // Somebody has taken it back meanwhile, or it never was.
+                return Err(Reject::NotDrained { node: node.0 }.into());
+            }
             NodeState::Joining | NodeState::Removed => {
                 return Err(Reject::WrongNodeState { node: node.0, state }.into());
             }
@@ -160,6 +171,9 @@ mod tests {
         report.members[2].member.state = NodeState::Active;
         let old = ClusterReport { is_current: false, ..report.clone() };
         assert_eq!(looked(&mut emptying, &old).unwrap(), None, "it may be older than the draining");
+        for _ in 1..UNHEARD_LOOKS {
+            assert_eq!(looked(&mut emptying, &report).unwrap(), None, "so may this one: any node answers");
+        }
         assert_eq!(looked(&mut emptying, &report).unwrap_err().code, "CODA2042", "somebody has taken it back");
     }
 
