@@ -121,7 +121,9 @@ class Cluster:
                 return
             said = (status.stdout + status.stderr).strip()
             time.sleep(POLL_S)
-        raise DemoError(f"the cluster is not healthy after {HEALTHY_TIMEOUT_S:.0f} s: {said}\nLogs are in {self.folder}")
+        raise DemoError(
+            f"the cluster is not healthy after {HEALTHY_TIMEOUT_S:.0f} s: {said}\nLogs are in {self.folder}"
+        )
 
     def status(self) -> dict[str, Any]:
         status = self._try("cluster", "status", "-o", "json")
