@@ -71,8 +71,10 @@ async fn step(host: &Host, group: &Group, view: &View, calm: &mut Calm) -> Resul
     let is_there = |node: &NodeId| {
         *node == me
             || followers.get(node).is_some_and(|follower| {
+                // Something, however short the log is: a copy that is empty has no vote.
+                let has_some = follower.matched.is_some() && follower.lag <= CAUGHT_UP_ENTRIES;
                 let lately = follower.heard.is_some_and(|heard| heard < HEARD_LATELY);
-                follower.lag <= CAUGHT_UP_ENTRIES && lately && host.asking.is_up(host, *node)
+                has_some && lately && host.asking.is_up(host, *node)
             })
     };
 
