@@ -68,16 +68,14 @@ impl Host {
         Ok(self.led(self.group_of(slot)?)?)
     }
 
-    /// Who leads a group, as far as this node knows: its copy, or else who should.
+    /// Who leads a group, as this node's copy has heard. Of one that has no copy here others know:
+    /// [`Asking::find_leader`].
     #[must_use]
     pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
         if self.routes.get(group).is_some() {
             return Some(self.node);
         }
-        if self.routes.hosted(group).is_some() {
-            return self.routes.leader(group).filter(|node| *node != self.node);
-        }
-        self.map()?.group(group)?.leader
+        self.routes.leader(group).filter(|node| *node != self.node)
     }
 
     /// The group's router, if it is led here.

@@ -176,3 +176,27 @@ async fn a_node_that_has_lost_its_disk_or_was_removed_does_not_come_back() {
     assert_eq!(after.groups.iter().map(|group| group.term).collect::<Vec<_>>(), terms, "nobody was disturbed");
     cluster.stop_all().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_replaced_that_led_what_the_one_who_decides_has_no_copy_of() {
+    let mut cluster = TestCluster::start(5, 3, 5).await;
+    let report = cluster.calm().await;
+    let decides = report.groups[0].leader.expect("the meta group has a leader");
+    let apart = |group: &&GroupReport| !group.voters.contains(&decides);
+    let group = report.groups.iter().find(apart).expect("five nodes, three copies");
+    let led = group.preferred.expect("somebody should lead");
+    cluster.stop(led.0).await;
+    let client = cluster.client().await;
+    assert_eq!(ask(&client, ClusterRequest::Drain(led)).await, Reply::Done);
+    until("it is empty", || async {
+        let removed = try_ask(&client, ClusterRequest::Remove(led)).await;
+        if removed.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        removed.ok()
+    })
+    .await;
+    cluster.calm().await;
+    cluster.equal(5).await;
+    cluster.stop_all().await;
+}

@@ -77,7 +77,7 @@ pub async fn here(host: &Host, ask: Ask) -> Answered {
             Ok(Said::Placement(placement?))
         }
         Ask::Decide(request) => {
-            operate::decide(host, request).await.map(|(position, reply)| Said::Reply(position, reply))
+            Box::pin(operate::decide(host, request)).await.map(|(position, reply)| Said::Reply(position, reply))
         }
         Ask::Report => {
             let report = report::node(host);
@@ -87,6 +87,10 @@ pub async fn here(host: &Host, ask: Ask) -> Answered {
             let router = host.led(group)?;
             router.confirm().await?;
             Ok(Said::Index(router.hold(host.clock.instant(), VERIFY_HOLD).await))
+        }
+        Ask::Leader(group) => {
+            let hosted = host.routes.hosted(group).is_some();
+            Ok(Said::Leader(host.leader_of(group).filter(|_| hosted)))
         }
         Ask::Digest { group, index } => {
             let group = host.routes.hosted(group).ok_or(Reject::NoSuchGroup { group: group.0 })?;

@@ -29,6 +29,9 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// The same for what it knows of itself, which whoever looks at the cluster waits for.
 const REPORT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The same for who leads, which another one knows as well.
+const LEADER_ANSWER_PATIENCE: Duration = Duration::from_millis(300);
+
 /// One question. Variants are only ever appended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Ask {
@@ -46,6 +49,8 @@ pub enum Ask {
     Report,
     /// Of any node with a copy: once it has come so far, its index and checksum. → `Digest`
     Digest { group: GroupId, index: u64 },
+    /// Of any node with a copy: who leads the group, as that has heard. → `Leader`
+    Leader(GroupId),
     /// Of a group's leader, which takes no writes for a moment: how far it has come, and the others will. → `Index`
     Index(GroupId),
 }
@@ -59,6 +64,7 @@ pub enum Said {
     Placement(PlacementRow),
     Digest(u64, u64),
     Index(u64),
+    Leader(Option<NodeId>),
 }
 
 impl Ask {
@@ -71,7 +77,7 @@ impl Ask {
             | Self::Lanes { group, .. }
             | Self::Index(group) => Some(*group),
             Self::Placement(_) | Self::Decide(_) => Some(GroupId::META),
-            Self::Report | Self::Digest { .. } => None,
+            Self::Report | Self::Digest { .. } | Self::Leader(_) => None,
         }
     }
 }
@@ -115,7 +121,7 @@ impl Asking {
         let Some(group) = ask.group() else { return answer::here(host, ask).await };
         let deadline = host.clock.instant() + LEADER_PATIENCE;
         loop {
-            let leader = host.leader_of(group);
+            let leader = self.find_leader(host, group).await;
             let said = match leader {
                 Some(node) => timeout_at(deadline + ANSWER_PATIENCE, self.node(host, node, ask.clone())).await.ok(),
                 None => None,
@@ -138,6 +144,24 @@ impl Asking {
         }
     }
 
+    /// Who leads a group: as this node's copy of it has heard, or else as one of those has that have a copy.
+    pub async fn find_leader(&self, host: &Host, group: GroupId) -> Option<NodeId> {
+        if host.routes.hosted(group).is_some() {
+            return host.leader_of(group);
+        }
+        let view = host.cluster.get();
+        let row = view.placements.get(&group)?;
+        let preferred = row.leader.into_iter();
+        let others = row.voters.iter().copied().filter(|node| Some(*node) != row.leader);
+        for node in preferred.chain(others).filter(|node| *node != host.node) {
+            // One that was never asked is not known to be up, and one that does not answer costs a moment.
+            if let Ok(Said::Leader(Some(leader))) = self.node(host, node, Ask::Leader(group)).await {
+                return Some(leader);
+            }
+        }
+        None
+    }
+
     /// Asks one node.
     ///
     /// # Errors
@@ -148,7 +172,11 @@ impl Asking {
         }
         let Some(asker) = &self.asker else { return Err(Unavailable::ConnectionLost.into()) };
         let peer = Peer { node, addr: host.cluster.get().peer_addr(node) };
-        let patience = if matches!(ask, Ask::Report) { REPORT_PATIENCE } else { ANSWER_PATIENCE };
+        let patience = match ask {
+            Ask::Report => REPORT_PATIENCE,
+            Ask::Leader(_) => LEADER_ANSWER_PATIENCE,
+            _ => ANSWER_PATIENCE,
+        };
         match asker.ask(&peer, codec::encode(&ask).into(), patience).await {
             Ok(said) => codec::decode::<Answered>("answer", &said).unwrap_or_else(|error| {
                 debug!(%node, %error, "an answer of another version");

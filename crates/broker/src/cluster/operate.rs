@@ -107,7 +107,7 @@ async fn transfer(host: &Host, group: GroupId, to: Option<NodeId>) -> Described 
         in_cluster(host)?;
         return Err(Reject::NoSuchGroup { group: group.0 }.into());
     };
-    let leader = host.leader_of(group);
+    let leader = host.asking.find_leader(host, group).await;
     let others = || row.voters.iter().copied().filter(|node| Some(*node) != leader);
     let to = match to {
         Some(to) => to,
@@ -122,14 +122,17 @@ async fn transfer(host: &Host, group: GroupId, to: Option<NodeId>) -> Described 
     let place = PlaceGroup { group, voters: row.voters.clone(), leader: Some(to), seen: map.version };
     let done = propose(host, ClusterCommand::PlaceGroup(place)).await?;
     let deadline = host.clock.instant() + TRANSFER_PATIENCE;
-    while host.leader_of(group) != Some(to) {
+    loop {
+        let leader = host.asking.find_leader(host, group).await;
+        if leader == Some(to) {
+            return Ok(done);
+        }
         if host.clock.instant() >= deadline {
-            let leader = host.leader_of(group).map(|node| format!("node {node}"));
+            let leader = leader.map(|node| format!("node {node}"));
             return Err(Unavailable::NotLeader { leader }.into());
         }
         sleep(LOOK_AGAIN).await;
     }
-    Ok(done)
 }
 
 /// Checksums of all copies of a group, at one index if they all come to it and nothing is written for a moment.

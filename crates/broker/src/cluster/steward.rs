@@ -114,7 +114,8 @@ async fn planned(
     // Who should lead will, once it is back: until then it is who leads now.
     for (group, replicas) in &mut layout.groups {
         if !replicas.leader.is_some_and(|leader| reachable.contains(&leader)) {
-            replicas.leader = host.leader_of(*group).filter(|leader| replicas.voters.contains(leader));
+            let leader = host.asking.find_leader(host, *group).await;
+            replicas.leader = leader.filter(|leader| replicas.voters.contains(leader));
         }
     }
     let planning = layout.clone();
@@ -131,7 +132,7 @@ pub async fn left(host: &Host, meta: &Router) -> Result<Plan, Refusal> {
     let view = host.cluster.get();
     let mut coming = Vec::new();
     for (group, row) in view.placements.iter().filter(|(group, _)| !planned.contains(group)) {
-        let leader = host.leader_of(*group);
+        let leader = host.asking.find_leader(host, *group).await;
         coming.extend(row.leaving.iter().map(|node| Step::RemoveVoter { group: *group, node: *node }));
         let preferred = row.leader.filter(|node| reachable.contains(node));
         if let (Some(from), Some(to)) = (leader, preferred)
