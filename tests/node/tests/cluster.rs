@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coda_client::BoxError;
-use coda_node_tests::cluster::{TestCluster, ask, try_ask};
+use coda_node_tests::cluster::{TestCluster, ask, cluster_report, try_ask};
 use coda_node_tests::work::run;
 use coda_node_tests::{logs, soon, until};
-use coda_protocol::cluster::NodeState;
+use coda_protocol::cluster::{NodeState, SettingValue};
 use coda_protocol::ids::{GroupId, NodeId};
 use coda_protocol::operate::{ClusterReport, ClusterRequest, GroupReport};
 use coda_protocol::reply::{QueueList, Reply};
@@ -174,6 +174,26 @@ async fn a_node_that_has_lost_its_disk_or_was_removed_does_not_come_back() {
     until("the others refuse it", || async { logs::matching("node 3 was removed").pop() }).await;
     let after = cluster.calm_without(&[3]).await;
     assert_eq!(after.groups.iter().map(|group| group.term).collect::<Vec<_>>(), terms, "nobody was disturbed");
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_moves_at_once_when_an_operator_asks_for_it() {
+    let cluster = TestCluster::start(3, 3, 1).await;
+    let client = cluster.client().await;
+    let off = ClusterRequest::SetSetting { key: "rebalance.auto".into(), value: Some(SettingValue::Switch(false)) };
+    assert_eq!(ask(&client, off).await, Reply::Done);
+    let leads = || async {
+        let report = cluster_report(&client).await;
+        report.groups.iter().find(|group| group.group == GroupId(1)).and_then(|group| group.leader)
+    };
+    for to in [2, 3, 1, 2].map(NodeId) {
+        let transfer = ClusterRequest::TransferLeader { group: GroupId(1), to: Some(to) };
+        assert_eq!(ask(&client, transfer).await, Reply::Done);
+        until("it leads", || async { leads().await.filter(|leader| *leader == to) }).await;
+    }
+    assert_eq!(ask(&client, ClusterRequest::TransferLeader { group: GroupId(1), to: None }).await, Reply::Done);
+    until("another leads", || async { leads().await.filter(|leader| *leader != NodeId(2)) }).await;
     cluster.stop_all().await;
 }
 

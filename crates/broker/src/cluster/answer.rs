@@ -88,6 +88,14 @@ pub async fn here(host: &Host, ask: Ask) -> Answered {
             router.confirm().await?;
             Ok(Said::Index(router.hold(host.clock.instant(), VERIFY_HOLD).await))
         }
+        Ask::Transfer { group, to } => {
+            let router = host.led(group)?;
+            if to != host.node {
+                let not_leader = |_| Unavailable::NotLeader { leader: None };
+                router.shared.group.transfer_leader(to).await.map_err(not_leader)?;
+            }
+            Ok(Said::Leader(Some(host.node)))
+        }
         Ask::Leader(group) => {
             let hosted = host.routes.hosted(group).is_some();
             Ok(Said::Leader(host.leader_of(group).filter(|_| hosted)))

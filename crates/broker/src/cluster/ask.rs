@@ -49,6 +49,8 @@ pub enum Ask {
     Report,
     /// Of any node with a copy: once it has come so far, its index and checksum. → `Digest`
     Digest { group: GroupId, index: u64 },
+    /// Of a group's leader: hand over now. → `Leader`, who leads at the moment
+    Transfer { group: GroupId, to: NodeId },
     /// Of any node with a copy: who leads the group, as that has heard. → `Leader`
     Leader(GroupId),
     /// Of a group's leader, which takes no writes for a moment: how far it has come, and the others will. → `Index`
@@ -75,6 +77,7 @@ impl Ask {
             Self::Propose { group, .. }
             | Self::Queues { group, .. }
             | Self::Lanes { group, .. }
+            | Self::Transfer { group, .. }
             | Self::Index(group) => Some(*group),
             Self::Placement(_) | Self::Decide(_) => Some(GroupId::META),
             Self::Report | Self::Digest { .. } | Self::Leader(_) => None,

@@ -18,7 +18,7 @@ use crate::describe::Described;
 use crate::host::Host;
 
 /// How long a leadership that was asked to move may take.
-const TRANSFER_PATIENCE: Duration = Duration::from_secs(10);
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(8);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Answers an operator.
@@ -121,6 +121,8 @@ async fn transfer(host: &Host, group: GroupId, to: Option<NodeId>) -> Described 
     };
     let place = PlaceGroup { group, voters: row.voters.clone(), leader: Some(to), seen: map.version };
     let done = propose(host, ClusterCommand::PlaceGroup(place)).await?;
+    // By itself the group's leader would wait until things are calm; who asks for it need not.
+    host.asking.leader(host, Ask::Transfer { group, to }).await?;
     let deadline = host.clock.instant() + TRANSFER_PATIENCE;
     loop {
         let leader = host.asking.find_leader(host, group).await;
@@ -128,6 +130,7 @@ async fn transfer(host: &Host, group: GroupId, to: Option<NodeId>) -> Described 
             return Ok(done);
         }
         if host.clock.instant() >= deadline {
+            // It may not have been ready to take over; it will when it is.
             let leader = leader.map(|node| format!("node {node}"));
             return Err(Unavailable::NotLeader { leader }.into());
         }

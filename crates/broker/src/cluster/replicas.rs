@@ -59,6 +59,8 @@ struct Calm {
 /// One step, if there is one to take.
 async fn step(host: &Host, group: &Group, view: &View, calm: &mut Calm) -> Result<(), ProposeError> {
     let Some(row) = view.placements.get(&group.id()) else { return Ok(()) };
+    // At the first look, whatever else there is to do: what is placed after that is new.
+    let is_new = *calm.version.get_or_insert(row.version) != row.version;
     let (me, id) = (host.node, group.id());
     let wanted: BTreeSet<NodeId> = row.voters.iter().copied().collect();
     // Every node has a copy of the meta group, from which it learns what the cluster is.
@@ -126,7 +128,6 @@ async fn step(host: &Host, group: &Group, view: &View, calm: &mut Calm) -> Resul
     if now.voters != calm.voters || !now.voters.iter().all(is_there) {
         (calm.since, calm.voters) = (host.clock.instant(), now.voters);
     }
-    let is_new = *calm.version.get_or_insert(row.version) != row.version;
     if let Some(to) = row.leader.filter(|to| *to != me && is_there(to))
         && (is_new || host.clock.instant() - calm.since >= CALM)
     {
