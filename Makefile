@@ -18,6 +18,7 @@ override CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export CARGO_TARGET_DIR
 WHEELS := $(CARGO_TARGET_DIR)/wheels
 CODA_BIN := $(CARGO_TARGET_DIR)/release/coda
+JEPSEN_OUT := $(CARGO_TARGET_DIR)/jepsen-smoke
 
 # Goes before every cargo that may link RocksDB. The script runs when a recipe reaches this, never for `make help`.
 WITH_ROCKSDB = ROCKSDB_LIB_DIR="$$(scripts/rocksdb.sh)"; export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1;
@@ -125,9 +126,26 @@ test-e2e: build sdk ## Test real nodes and real workers, end to end
 
 ##—— Look at it ——
 
+.PHONY: jepsen
+jepsen: deps ## Build coda-jepsen, which lets real nodes fail under load; see jepsen/README.md
+	$(WITH_ROCKSDB) cargo build $(LOCKED) --release --package coda-jepsen
+
+.PHONY: jepsen-smoke
+jepsen-smoke: build jepsen ## Kill, stop and pause real nodes under load for two minutes, and check
+	rm -rf $(JEPSEN_OUT)
+	$(CARGO_TARGET_DIR)/release/coda-jepsen run --nemesis kill,rolling,pause --rounds 2 --out $(JEPSEN_OUT) $(ARGS)
+
 .PHONY: demo
 demo: build sdk ## Send a thousand real errors through a durable workflow while things are killed
 	CODA_BIN=$(CODA_BIN) $(PY) -m examples.events.demo
+
+.PHONY: demo-cluster
+demo-cluster: build sdk ## The same on three nodes, while each of them is killed in turn
+	CODA_BIN=$(CODA_BIN) $(PY) -m examples.events.demo --nodes 3 --dir .demo-cluster
+
+.PHONY: cluster
+cluster: build sdk ## Start three nodes on this machine that are one cluster, and leave them running
+	CODA_BIN=$(CODA_BIN) $(PY) -m examples.events.cluster
 
 .PHONY: fuzz
 fuzz: ## Fuzz frames, requests and commands for FUZZ_SECONDS (60) each
@@ -161,5 +179,5 @@ fmt: $(STAMPS)/requirements ## Format Rust and Python
 
 .PHONY: clean
 clean: ## Remove build outputs and .venv; the RocksDB cache stays
-	rm -rf target .venv .demo .coda
+	rm -rf target .venv .demo .demo-cluster .cluster .coda
 	find . -name target -prune -o \( -name __pycache__ -o -name .pytest_cache -o -name .mypy_cache -o -name .ruff_cache \) -prune -exec rm -rf {} +

@@ -26,7 +26,13 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent
 PEERS_DEFAULT = CHECKOUT.parent / "shared/peers-bench"
-OURS = {"coda": "spawned", "coda-inline": "inline"}
+ALONE = {"coda": "spawned", "coda-inline": "inline"}
+OURS = {**ALONE, "coda-3": "spawned-3", "coda-3-inline": "inline-3"}
+#: What runs on three nodes is compared with what does too.
+OF_THREE = {"coda-3", "coda-3-inline", "restate-3", "restate3", "restate3-ts", "nats", "rabbit3"}
+#: Of the peers' systems, under a name and with sizes of our own: see coda/beyond.py.
+THEIRS = {"restate-3": ("restate", "py3")}
+CLUSTER_NODES = 3
 #: workload -> its figure, and whether more of it is better
 FIGURES = {
     "W1": ("tasks_per_s", True),
@@ -39,12 +45,13 @@ FIGURES = {
 #: What the peers' set-up makes in the working copy, and what a run leaves there: never copied over.
 MADE_THERE = ("venv", "node_modules", "data", "__pycache__", "sdk", "coda")
 NO_SDK = "The Python SDK is not installed for this interpreter: `make sdk`, then .venv/bin/python bench/run.py"
-#: Runs the harness with our driver known to it. The harness is not changed.
+#: Runs the harness with our driver known to it, and with what it does not measure. The harness is not changed.
 LAUNCHER = """\
 import sys
-sys.path.insert(0, {work!r})
-import run
+sys.path[:0] = [{work!r}, {work!r} + "/coda"]
+import beyond, run
 run.SYSTEMS.update({systems!r})
+beyond.add_to(run)
 run.main()
 """
 Record = dict[str, Any]
@@ -52,11 +59,18 @@ Record = dict[str, Any]
 
 def main() -> int:
     options = parse()
+    if options.report:
+        records = [json.loads(line) for line in options.report.read_text().splitlines()]
+        # In the order in which they were first measured.
+        print(table(records, unique(records, "system"), list(dict.fromkeys(map(kind, records)))))
+        print(cluster_table(records))
+        return 0
     if options.peers is None:
         return alone(options)
     work = prepare(options)
     records = compare(options, work)
     print(table(records, options.systems, options.workload))
+    print(cluster_table(records))
     return 0 if any(figure(record) is not None for record in records) else 1
 
 
@@ -72,6 +86,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=0.2, help="how much of the full size [default: 0.2]")
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one measurement [default: 120]")
     parser.add_argument("--sync-delay", metavar="2ms", help="added to every sync of Coda's log")
+    parser.add_argument("--wire", action="store_true", help="count what nodes send one another (root, nftables)")
     parser.add_argument(
         "--work",
         type=Path,
@@ -81,17 +96,19 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--setup", action="store_true", help="install the peers into the working copy (minutes)")
     parser.add_argument("--out", type=Path, help="append each measurement here, one JSON line each")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing: the tables of an --out file")
     options = parser.parse_args()
-    options.systems = options.systems or list(OURS)
+    options.systems = options.systems or list(ALONE)
     if set(options.workload) - set(FIGURES):
         parser.error(f"workloads are {', '.join(FIGURES)}")
     others = [system for system in options.systems if system not in OURS]
-    if options.peers is None and (others or options.setup) and not options.alone:
+    clusters = [system for system in options.systems if system in OURS and system not in ALONE]
+    if options.peers is None and (others or clusters or options.setup) and not options.alone:
         options.peers = PEERS_DEFAULT
     if options.alone:
         options.peers = None
-    if options.peers is None and others:
-        parser.error(f"{', '.join(others)} needs --peers")
+    if options.peers is None and (others or clusters):
+        parser.error(f"{', '.join(others + clusters)} needs --peers")
     if options.peers is not None and not (options.peers / "run.py").is_file():
         parser.error(f"there is no peers' harness in {options.peers}; without --peers Coda is measured alone")
     return options
@@ -122,7 +139,7 @@ def alone(options: argparse.Namespace) -> int:
     client = [sys.executable, HERE / "python/client.py", "--scale", str(options.scale), *rounds, *delay]
     environment = {**os.environ, "CODA_BIN": str(node)}
     for system in options.systems:
-        inline = OURS[system] == "inline"
+        inline = ALONE[system] == "inline"
         workloads = [w for w in options.workload if w in ("W2", "W3")] if inline else options.workload
         if workloads:
             command = [*client, *workloads, *(["--inline"] if inline else [])]
@@ -148,7 +165,8 @@ def prepare(options: argparse.Namespace) -> Path:
     if not (work / "venv/bin/python").exists():
         sys.exit(f"The peers are not installed in {work}: run this again with --setup, it takes some minutes")
     (work / "coda").mkdir(exist_ok=True)
-    copy(HERE / "coda/driver.py", work / "coda/driver.py")
+    for name in ("driver.py", "beyond.py"):
+        copy(HERE / "coda" / name, work / "coda" / name)
     # One link, and not our whole environment: the peers keep the versions that their set-up has pinned.
     (work / "sdk").mkdir(exist_ok=True)
     if any(system in OURS for system in options.systems):
@@ -184,7 +202,9 @@ def compare(options: argparse.Namespace, work: Path) -> list[Record]:
     }
     if options.sync_delay:
         environment["CODA_SYNC_DELAY"] = options.sync_delay
-    systems = {name: ("coda", variant) for name, variant in OURS.items()}
+    if options.wire:
+        environment["CODA_BENCH_WIRE"] = "1"
+    systems = {name: ("coda", variant) for name, variant in OURS.items()} | THEIRS
     launcher = LAUNCHER.format(work=str(work), systems=systems)
     records: list[Record] = []
     for round_ in range(options.rounds):
@@ -279,7 +299,7 @@ def table(records: list[Record], systems: list[str], workloads: list[str]) -> st
     good = [record for record in records if figure(record) is not None]
     order = {(r["workload"], r["system"]): (workloads.index(kind(r)), systems.index(r["system"])) for r in good}
     for workload, system in sorted(order, key=lambda key: (order[key][0], key[0], order[key][1])):
-        same = [r for r in good if r["workload"] == workload]
+        same = [r for r in good if r["workload"] == workload and (r["system"] in OF_THREE) == (system in OF_THREE)]
         mine = [r for r in same if r["system"] == system]
         cells = [workload, mine[0]["tasks"], system, spread(mine), ratio(median(mine), same)]
         cells += [f"{statistics.median(map(value, mine)):.3g}" for value in COLUMNS.values()]
@@ -290,8 +310,48 @@ def table(records: list[Record], systems: list[str], workloads: list[str]) -> st
     return "\n".join(lines)
 
 
+#: What nodes of a cluster counted, all of them together, for the tasks of one measurement.
+CLUSTER_COLUMNS: dict[str, Callable[[Record], float]] = {
+    "commands/entry": lambda r: r["commands"] / r["entries"],
+    "entries/sync": lambda r: r["entries"] * CLUSTER_NODES / r["log_syncs"],
+    "commands/sync": lambda r: r["commands"] * CLUSTER_NODES / r["log_syncs"],
+    "syncs/task": lambda r: r["log_syncs"] / r["tasks"],
+    "log B/task, each node": lambda r: r["log_bytes"] / r["tasks"] / CLUSTER_NODES,
+    "wire B/task": lambda r: r["wire_bytes"] / r["tasks"],
+    "disk KB/task": lambda r: r["disk_write_mb"] / r["tasks"] * 1e3,
+}
+
+
+def cluster_table(records: list[Record]) -> str:
+    """Medians of what a record has of it; empty without a cluster."""
+    names = [name for name in CLUSTER_COLUMNS if any(cell(record, name) is not None for record in counted(records))]
+    if not names:
+        return ""
+    lines = ["", row(["workload", "system", *names]), row(["---"] * (len(names) + 2))]
+    for workload, system in dict.fromkeys((r["workload"], r["system"]) for r in counted(records)):
+        mine = [r for r in counted(records) if (r["workload"], r["system"]) == (workload, system)]
+        cells = [[value for r in mine if (value := cell(r, name)) is not None] for name in names]
+        lines.append(row([workload, system, *(f"{statistics.median(some):.3g}" if some else "–" for some in cells)]))
+    return "\n".join(lines)
+
+
+def counted(records: list[Record]) -> list[Record]:
+    return [r for r in records if figure(r) is not None and ("log_syncs" in r or "wire_bytes" in r)]
+
+
+def cell(record: Record, name: str) -> float | None:
+    try:
+        return CLUSTER_COLUMNS[name](record)
+    except (KeyError, ZeroDivisionError):
+        return None
+
+
 def row(cells: list[Any]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def unique(records: list[Record], name: str) -> list[str]:
+    return list(dict.fromkeys(record[name] for record in records))
 
 
 def median(records: list[Record]) -> float:

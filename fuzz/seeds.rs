@@ -18,12 +18,12 @@ use coda_protocol::ids::{
 use coda_protocol::join::TokenDigest;
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::policy::RetryPolicy;
-use coda_protocol::push::{MemoPage, Push, RunLease, StepEnded, TaskLease};
+use coda_protocol::push::{MemoPage, Push, RunLease, StepEnded, TaskLease, Wants};
 use coda_protocol::reject::{Reject, Unavailable};
 use coda_protocol::reply::{Answer, QueueCursor, QueuePlace, Reply, StepState};
 use coda_protocol::request::{
     CompleteRun, CompleteTask, Credit, ParkRun, RecordStep, Release, Request, Resume, Spawn, SpawnStep, StartRun,
-    StepKey, StepKind, SubmitTask, Subscribe,
+    StepKey, StepKind, SubmitTask, Subscribe, Withdraw,
 };
 
 const RUN: RunId = RunId([1; 16]);
@@ -169,6 +169,7 @@ fn requests() -> Vec<Request> {
             name: "b".into(),
         } })),
         Request::DescribeLanes("a".into()),
+        Request::Withdraw(Withdraw { queue: "a".into(), kind: WorkKind::Task, slots: 300 }),
     ]
 }
 
@@ -185,6 +186,7 @@ fn answers() -> Vec<Answer> {
         Err(Unavailable::Overloaded { retry_after_ms: 50 }.into()),
         Err(Unavailable::NotLeader { leader: Some("a:1".into()) }.into()),
         Ok(Reply::TokenCreated { expires: Timestamp(9) }),
+        Ok(Reply::Withdrawn { slots: 300 }),
     ];
     replies.into_iter().map(|result| Answer { position, result }).collect()
 }
@@ -222,6 +224,7 @@ fn pushes() -> Vec<Push> {
         }),
         Push::LeaseLost { work: Work::Run(RUN), lease: LEASE },
         Push::MemoEnd { run: RUN, lease: LEASE, steps_ended: 4 },
+        Push::Wants(Wants { queue: "a".into(), kind: WorkKind::Task, wanted: 300 }),
     ]
 }
 

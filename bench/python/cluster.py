@@ -1,6 +1,7 @@
-"""One node, its workers and a client of them, as every measurement in Python uses them. Knows no harness.
+"""A node or several, their workers and a client of them, as every measurement in Python uses them. Knows no harness.
 
 `node_command` and `worker_command` say how to start; `wait_for` when that is done; `Asker` asks for work.
+`several_nodes` are those of `make cluster`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,30 @@ def node_command(data_dir: Path, sync_delay: str | None = None) -> list[str]:
     binary = os.environ.get("CODA_BIN", str(CHECKOUT / "target/release/coda"))
     delay = ["--sync-delay", sync_delay] if sync_delay else []
     return [binary, "dev", "--data-dir", str(data_dir), "--port", "0", *delay]
+
+
+def several_nodes(folder: Path, nodes: int, sync_delay: str | None = None) -> Any:
+    """A cluster that has not been started, with as many data groups as nodes."""
+    sys.path.append(str(CHECKOUT))
+    from examples.events.cluster import Cluster
+
+    os.environ.setdefault("CODA_BIN", str(CHECKOUT / "target/release/coda"))
+    return Cluster(folder, nodes=nodes, sync_delay=sync_delay or "0ms")
+
+
+def reports(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each node says of itself. All have to answer: a sum without one of them would be a wrong figure."""
+    return [member["report"] for member in status["nodes"]]
+
+
+def counters(status: dict[str, Any]) -> dict[str, int]:
+    """What all nodes have counted since they started. An entry is counted where it was proposed, a sync everywhere."""
+    each = [report["counters"] for report in reports(status)]
+    return {name: sum(counted[name] for counted in each) for name in ("entries", "commands", "log_syncs", "log_bytes")}
+
+
+def peer_ports(status: dict[str, Any]) -> list[int]:
+    return [int(report["peer_address"].rpartition(":")[2]) for report in reports(status)]
 
 
 def worker_command(processes: int = WORKER_PROCESSES) -> list[str]:

@@ -5,6 +5,8 @@
 Starts a node and four workers, submits every event, kills a worker with SIGKILL when 30 % are done and
 the node when 60 % are, starts the node again, and then counts. The exit code is 1 unless every event
 was stored exactly once.
+
+`make demo-cluster` does the same with three nodes, and kills each of them in turn.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .cluster import Cluster
 from .processes import DemoError, Node, Process, find_program, free_port
 from .report import Report, busiest_worker, read_report, stored_event_ids
 from .storing import connect
@@ -41,6 +45,8 @@ CONCURRENCY = 64
 RESULT_TIMEOUT_S = 120.0
 KILL_WORKER_AT = 0.30
 KILL_NODE_AT = 0.60
+# Of several nodes each is killed, evenly between these.
+KILL_NODES_FROM, KILL_NODES_TO = 0.40, 0.90
 VICTIM_TIMEOUT_S = 5.0
 
 console = Console(highlight=False)
@@ -50,6 +56,7 @@ console = Console(highlight=False)
 class Options:
     count: int
     workers: int
+    nodes: int
     seed: int
     folder: Path
     kill: bool
@@ -148,15 +155,24 @@ async def kill_a_worker(workers: Process, database: Path) -> str:
     raise DemoError(f"no worker child was found to kill among those of pid {workers.pid}:\n{workers.tail()}")
 
 
-async def kill_the_node(node: Node) -> str:
+async def kill_a_node(node: Node) -> str:
     pid = node.pid
     started = time.monotonic()
     await asyncio.to_thread(node.kill)
     await asyncio.to_thread(node.start)
-    return f"kill -9 {pid}: the node; ready again after {time.monotonic() - started:.1f} s"
+    return f"kill -9 {pid}: {node.name}; ready again after {time.monotonic() - started:.1f} s"
 
 
-async def drive(options: Options, events: list[dict[str, Any]], node: Node, workers: Process, database: Path) -> Run:
+def kill_nodes_at(nodes: int) -> list[float]:
+    """At which shares of the work each node is killed."""
+    if nodes == 1:
+        return [KILL_NODE_AT]
+    return [KILL_NODES_FROM + (KILL_NODES_TO - KILL_NODES_FROM) * number / nodes for number in range(nodes)]
+
+
+async def drive(
+    options: Options, events: list[dict[str, Any]], nodes: Sequence[Node], workers: Process, database: Path
+) -> Run:
     # Imported here: the address and the certificate have to be in the environment first.
     import coda
 
@@ -178,13 +194,22 @@ async def drive(options: Options, events: list[dict[str, Any]], node: Node, work
                 await asyncio.sleep(0.5)
 
         # Ask for the milestones before the first event is submitted, or a fast run may pass them.
-        worker_due, node_due = run.milestone(KILL_WORKER_AT), run.milestone(KILL_NODE_AT)
+        worker_due = run.milestone(KILL_WORKER_AT)
+        nodes_due = [(run.milestone(share), node) for share, node in zip(kill_nodes_at(len(nodes)), nodes, strict=True)]
+        # One node is down at a time: a cluster of three lives on two.
+        one_at_a_time = asyncio.Lock()
+
+        async def kill_in_turn(node: Node) -> str:
+            async with one_at_a_time:
+                return await kill_a_node(node)
+
         async with coda.AsyncClient() as client, asyncio.TaskGroup() as group:
             watcher = group.create_task(watch())
             chaos = []
             if options.kill:
                 chaos.append(group.create_task(when(worker_due, lambda: kill_a_worker(workers, database))))
-                chaos.append(group.create_task(when(node_due, lambda: kill_the_node(node))))
+                for due, node in nodes_due:
+                    chaos.append(group.create_task(when(due, partial(kill_in_turn, node))))
             started = time.monotonic()
             await submit_all(client, getattr(definitions, options.workflow), events, run, progress, bar)
             run.seconds = time.monotonic() - started
@@ -242,26 +267,41 @@ def problems_of(run: Run, report: Report, stored: set[str]) -> list[str]:
     return problems
 
 
-def what_next(options: Options, binary: str, node: Node, database: Path) -> None:
-    def short(path: Path) -> str:
-        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+def short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
+
+def what_next(options: Options, start_again: str, database: Path) -> None:
     console.print("\nTry next:", style="bold")
     for command, why in [
         (
             f'sqlite3 {short(database)} "select count(*), title from events group by group_hash order by 1 desc limit 9"',
             "the biggest groups",
         ),
-        (
-            f"{short(Path(binary))} dev --data-dir {short(options.folder / 'data')} --port {node.address.split(':')[1]}",
-            "the same node again, with every run still in it",
-        ),
-        (f"less {short(options.folder / 'logs' / 'workers.log')}", "what the workers said; node.log is beside it"),
+        (start_again, "the same again, with every run still in it"),
+        (f"less {short(options.folder / 'logs' / 'workers.log')}", "what the workers said; nodes have logs too"),
         ("python -m examples.events.demo --workflow process_event", "the program of the documentation, to the letter"),
         ("python -m examples.events.demo --count 5000 --workers 8", "more of everything"),
         ("$EDITOR examples/events/workflow.py", "add a step of your own, and run the demo again"),
     ]:
         console.print(f"  {escape(command)}\n      [dim]{why}[/]", soft_wrap=True)
+
+
+def serve(
+    options: Options, folder: Path, logs: Path, binary: str
+) -> tuple[Node | Cluster, Sequence[Node], dict[str, str], str]:
+    """Start what does the work: a node, or several. Also, how clients find it, and how to start it again."""
+    if options.nodes > 1:
+        cluster = Cluster(folder / "cluster", nodes=options.nodes)
+        cluster.__enter__()
+        again = f"python -m examples.events.cluster --dir {short(cluster.folder)} --nodes {options.nodes}"
+        return cluster, cluster.nodes, cluster.environment, again
+    data_dir = folder / "data"
+    node = Node(binary, data_dir, free_port(), logs / "node.log", os.environ)
+    node.start()
+    again = f"{short(Path(binary))} dev --data-dir {short(data_dir)} --port {node.address.split(':')[1]}"
+    settings = {"CODA_ADDRESS": node.address, "CODA_CA": str(data_dir / "certs" / "ca.pem")}
+    return node, [node], settings, again
 
 
 def run_demo(options: Options) -> int:
@@ -274,28 +314,23 @@ def run_demo(options: Options) -> int:
     connect(database).close()
     events = make_events(options, folder / "events.jsonl")
 
-    data_dir = folder / "data"
-    node = Node(binary, data_dir, free_port(), logs / "node.log", os.environ)
-    settings = {
-        "CODA_ADDRESS": node.address,
-        "CODA_CA": str(data_dir / "certs" / "ca.pem"),
-        "EVENTS_DB": str(database),
-    }
-    os.environ.update(settings)
+    service, nodes, settings, start_again = serve(options, folder, logs, binary)
+    os.environ.update(settings | {"EVENTS_DB": str(database)})
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
     }
-    command = [worker_program, "examples.events.workflow", "-n", str(options.workers), "--address", node.address]
+    command = [worker_program, "examples.events.workflow", "-n", str(options.workers)]
     workers = Process("coda-worker", command, logs / "workers.log", environment, REPOSITORY)
 
-    # Leaving the stack stops the workers first and the node after them, whatever happened.
+    # Leaving the stack stops the workers first and the nodes after them, whatever happened.
     with ExitStack() as running:
-        running.enter_context(node)
-        console.print(f"node {node.pid} is ready on {node.address}")
+        running.push(service)
+        for node in nodes:
+            console.print(f"{node.name} is ready on {node.address}, pid {node.pid}")
         running.enter_context(workers)
         console.print(f"{options.workers} workers are under pid {workers.pid}")
-        run = asyncio.run(drive(options, events, node, workers, database))
+        run = asyncio.run(drive(options, events, nodes, workers, database))
 
     report = read_report(database)
     problems = problems_of(run, report, stored_event_ids(database))
@@ -305,7 +340,7 @@ def run_demo(options: Options) -> int:
     if problems:
         console.print(f"Logs are in {logs}.")
         return 1
-    what_next(options, binary, node, database)
+    what_next(options, start_again, database)
     return 0
 
 
@@ -317,16 +352,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1_000, help="how many events (default 1000)")
     parser.add_argument("--workers", type=int, default=4, help="how many worker processes (default 4)")
+    parser.add_argument("--nodes", type=int, default=1, help="how many nodes (default 1); each is killed once")
     parser.add_argument("--seed", type=int, default=1, help="which events")
     parser.add_argument("--dir", type=Path, default=Path(".demo"), help="a folder for everything; made afresh")
     parser.add_argument("--workflow", choices=("handle_event", "process_event"), default="handle_event")
     parser.add_argument("--no-kill", action="store_true", help="kill nothing: a base line")
     arguments = parser.parse_args()
-    if arguments.count < 1 or arguments.workers < 1:
-        parser.error("--count and --workers must be at least 1")
+    if arguments.count < 1 or arguments.workers < 1 or arguments.nodes < 1:
+        parser.error("--count, --workers and --nodes must be at least 1")
     options = Options(
         count=arguments.count,
         workers=arguments.workers,
+        nodes=arguments.nodes,
         seed=arguments.seed,
         folder=arguments.dir.resolve(),
         kill=not arguments.no_kill,

@@ -89,14 +89,14 @@ def wait_for(
         time.sleep(POLL_S)
 
 
-def free_port() -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     """A UDP port that nobody has. Chosen at random, so that tests that run side by side do not meet."""
     chance = random.SystemRandom()
     for _ in range(100):
         port = chance.choice(PORTS)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
             except OSError:
                 continue
             return port

@@ -6,15 +6,20 @@ Every block of Python or shell is run, or says why not. A comment before the blo
     <!-- file: NAME -->            a file of the project, not a program
     <!-- background: WORDS -->     goes on while the rest of the page runs, once it has said these words
     <!-- fails: STATUS -->         is expected to end with this status
+    <!-- signal: NAME COMMAND -->  stands for what the block does to a machine: this signal to that command in the
+                                   background, and its end
 
 In a `console` block, commands follow `$ `; other lines are what they print: they have to occur in this order; a line
-with an ellipsis stands for any. `coda dev` gets a free port, because the default one may be in use, and wherever a page
-says the default address, that port is meant.
+with an ellipsis stands for any. What is exported stays so for the rest of the page. `coda dev` gets a free port, as
+the default one may be in use, and wherever a page says the default address, that port is meant. The same goes for the
+default ports on other loopback addresses, which are the machines of a page that needs several.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +30,9 @@ from .harness import REPOSITORY, Process, Project, free_port, program, wait_for
 
 SHELLS = ("console", "bash", "sh", "shell")
 LANGUAGES = (*SHELLS, "python", "py")
-DEFAULT_ADDRESS = "127.0.0.1:4747"
-MARKS = ("not run", "file", "background", "fails")
+#: Where nodes listen: for clients, and for each other.
+DEFAULT_ADDRESS = re.compile(r"127\.0\.0\.\d+:474[78]\b")
+MARKS = ("not run", "file", "background", "fails", "signal")
 PATTERNS = (
     "README.md",
     "docs/**/*.md",
@@ -110,6 +116,8 @@ class Reader:
         shim = project.folder / ".bin" / "coda"
         shim.parent.mkdir()
         self.port = free_port()
+        self.addresses = {"127.0.0.1:4747": f"127.0.0.1:{self.port}"}
+        self.background: dict[str, Process] = {}
         port = f'case "$*" in *--port*) ;; dev*) shift; set -- dev --port {self.port} "$@" ;; esac'
         shim.write_text(f'#!/bin/sh\n{port}\nexec {program("coda")} "$@"\n')
         shim.chmod(0o755)
@@ -118,8 +126,13 @@ class Reader:
         project.env.pop("PYTHONPATH")
 
     def read(self, page: str, text: str) -> None:
-        for block in blocks(page, text.replace(DEFAULT_ADDRESS, f"127.0.0.1:{self.port}")):
+        for block in blocks(page, DEFAULT_ADDRESS.sub(self._address, text)):
             self._block(block)
+
+    def _address(self, found: re.Match[str]) -> str:
+        """The same one for the same one."""
+        host, _, _ = found[0].partition(":")
+        return self.addresses.setdefault(found[0], f"{host}:{free_port(host)}")
 
     def _block(self, block: Block) -> None:
         if "not run" in block.marks:
@@ -134,9 +147,18 @@ class Reader:
             self._python(block)
         elif "background" in block.marks:
             self._background(block)
+        elif "signal" in block.marks:
+            self._signal(block)
         else:
             for command in commands(block):
-                self._run(block, ["bash", "-euo", "pipefail", "-c", command.text], command)
+                self._shell(block, command)
+
+    def _shell(self, block: Block, command: Command) -> None:
+        if command.text.startswith("export "):
+            settings = (word.partition("=") for word in shlex.split(command.text)[1:])
+            self.project.env.update({name: value for name, _, value in settings})
+        else:
+            self._run(block, ["bash", "-euo", "pipefail", "-c", command.text], command)
 
     def _python(self, block: Block) -> None:
         # It imports a module that the page does not show. `test_product` compares and runs it.
@@ -161,13 +183,25 @@ class Reader:
         assert words, f"{block.where}: say what it prints when the next block may run"
         name = f"background-{len(self.project.processes)}"
         # Replaced by its command, so that a signal reaches that.
-        process = Process(self.project, name, ["bash", "-c", f"exec {command.text}"]).spawn()
+        process = Process(self.project, name, ["bash", "-c", f"exec env {command.text}"]).spawn()
+        self.background[command.text] = process
+        # What a page waits for is no surprise, be it an error.
+        self.project.expected_alarms.append(words)
 
         def is_ready() -> bool:
             assert process.runs, f"{block.where}: it ended\n{process.tail()}"
             return words in process.said()
 
         wait_for(f"{block.where} to say {words!r}", is_ready, explain=process.tail)
+
+    def _signal(self, block: Block) -> None:
+        name, _, command = block.marks["signal"].partition(" ")
+        process = self.background.get(command)
+        assert process is not None and process.runs, f"{block.where}: {command!r} is not in the background"
+        number = signal.Signals[name]
+        status = process.stop(number)
+        expected = -number if number is signal.SIGKILL else 0
+        assert status == expected, f"{block.where}: {command} ended with {status}\n{process.tail()}"
 
 
 def pages() -> list[str]:
@@ -240,6 +274,17 @@ with coda.Client() as client:
 coda task result 0192f0c1-5f3c-7c3e-9d52-0a6f6e1f7a01
 ```
 
+```console
+$ export GREETING="hello there" PLACE=here
+$ echo "$GREETING, $PLACE" > greeting; cat greeting
+hello there, here
+```
+
+<!-- signal: SIGTERM coda-worker shop -->
+```console
+$ systemctl stop shop-workers
+```
+
 <!-- not run: it would be odd -->
 ```sh
 exit 1
@@ -261,6 +306,7 @@ def test_a_page_is_executed_in_its_order(project: Project) -> None:
         ("<!-- not run:  -->\n```bash\nfalse\n```\n", "say why"),
         ("<!-- not run: because -->\n\nwords\n\n```bash\nfalse\n```\n", "ended with 1"),
         ("```bash\nfalse\ntrue\n```\n", "ended with 1"),
+        ("<!-- signal: SIGTERM coda dev -->\n```bash\nfalse\n```\n", "'coda dev' is not in the background"),
         ("```bash\ntrue\n", "does not end"),
     ],
 )

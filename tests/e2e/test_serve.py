@@ -299,7 +299,7 @@ def test_a_configuration_is_shown_with_its_reasons(project: Project) -> None:
         ),
         ('[log]\nlevel = "a=b=c"\n', 4221, "node.toml:11: `log.level` cannot be `a=b=c`"),
         ("[log\n", 4219, "node.toml:10: this is not TOML"),
-        ('[cluster]\nseeds = ["a:4748"]\n', 4224, "node.toml:11: `cluster.seeds` is for clusters of several nodes"),
+        ('[cluster]\nseeds = ["a:4748"]\n', 4224, "node.toml:11: `cluster.seeds` means nothing without `listen.peer`"),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_its_line(project: Project, settings: str, code: int, words: str) -> None:

@@ -10,6 +10,9 @@ use coda_protocol::limits::{
     SPAWN_BYTES_MAX, SPAWN_STEPS_MAX, SUBSCRIPTION_NAMES_MAX,
 };
 
+pub use coda_raft_store::store::{DiskOptions, DiskProbe, Space, SyncDelay};
+use smol_str::SmolStr;
+
 use crate::identity::IdentityFiles;
 
 /// How to start a node.
@@ -22,11 +25,28 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Where clients and workers connect. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// How they reach that, where it is not what it listens on.
+    pub advertise: Option<SmolStr>,
+    /// How it meets other nodes. Without, it is alone, and makes a cluster of its own on its first start.
+    pub peering: Option<Peering>,
+    /// What fails together with it; empty if nobody said.
+    pub zone: SmolStr,
     pub certificates: Certificates,
     /// Only clients with a certificate of the cluster's authority are served.
     pub require_client_certificate: bool,
     /// Added to every sync of the log: for benchmarks on disks that hide what a sync costs.
-    pub sync_delay: Duration,
+    pub sync_delay: SyncDelay,
+    /// What is expected of the disk.
+    pub disk: DiskOptions,
+}
+
+/// How a node meets others.
+#[derive(Clone, Debug)]
+pub struct Peering {
+    /// Where other nodes connect.
+    pub listen: SocketAddr,
+    /// How they reach that, where it is not what it listens on.
+    pub advertise: Option<SmolStr>,
 }
 
 /// How a node proves who it is.
@@ -47,9 +67,13 @@ impl NodeConfig {
             groups: 1,
             data_dir,
             listen,
+            advertise: None,
+            peering: None,
+            zone: SmolStr::default(),
             certificates: Certificates::Own,
             require_client_certificate: false,
-            sync_delay: Duration::ZERO,
+            sync_delay: SyncDelay::default(),
+            disk: DiskOptions::default(),
         }
     }
 }
@@ -89,6 +113,8 @@ pub const WORKFLOW_ACTORS_MAX: u64 = 256;
 pub const HELLO_BYTES_MAX: usize = 4 << 10;
 /// What an overloaded node asks of its clients.
 pub const RETRY_AFTER_MS: u64 = 50;
+/// What a node with a full disk asks of them: it looks at its disk twice a second.
+pub const DISK_FULL_RETRY_AFTER_MS: u64 = 1_000;
 /// A leader whose actors fail this often within [`LEADER_RESTART_WINDOW`] cannot go on.
 pub const LEADER_RESTARTS_MAX: usize = 5;
 pub const LEADER_RESTART_WINDOW: Duration = Duration::from_secs(60);

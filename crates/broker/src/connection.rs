@@ -64,8 +64,13 @@ impl Actor for SessionActor {
             host.session_gone(hello.session, before.epoch);
         }
         // Behind its registration: what changes from now on is said to it too, and twice does no harm.
-        outbox.push(Push::Map((*host.map()).clone()));
-        for router in host.routes.all() {
+        outbox.push(host.map().map_or(Push::Outside, |map| Push::Map((*map).clone())));
+        // Of a group that is led here it is told once its leader has recovered.
+        let heard = host.routes.leaders().into_iter().filter(|heard| heard.leader != Some(host.node));
+        for heard in heard {
+            outbox.push(Push::Leader(heard));
+        }
+        for router in host.routes.led() {
             outbox.push(Push::Leader(router.leader(host.node)));
         }
         debug!(session = %hello.session, agent = %hello.agent, peer = %connection.remote_address(), "connected");

@@ -1,18 +1,18 @@
 //! Answers to questions: what state says, completed by what only the leader knows.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use coda_engine::query;
 use coda_protocol::ids::{Name, Position, RunId, TaskId, WorkKind};
 use coda_protocol::limits::{LIST_ROWS_MAX, LIST_SCAN_ROWS_MAX};
 use coda_protocol::reject::{Refusal, Reject};
 use coda_protocol::reply::{
-    Counters, GroupDescription, LaneDescription, LaneList, NodeDescription, QueueCursor, QueuePage, QueuePlace,
-    QueueSummary, Reply, Wait,
+    GroupDescription, LaneDescription, LaneList, NodeDescription, QueueCursor, QueuePage, QueuePlace, QueueSummary,
+    Reply, Wait,
 };
 use coda_protocol::request::Subscribe;
 
+use crate::cluster;
 use crate::dispatch::{Service, why};
 use crate::host::Host;
 use crate::queue::QueueHandle;
@@ -20,22 +20,8 @@ use crate::router::Router;
 
 pub type Described = Result<(Position, Reply), Refusal>;
 
-/// A page of the queues of all groups, one group after the other.
-pub fn queues(host: &Host, from: Option<&QueueCursor>) -> Result<(Position, QueuePage), Refusal> {
-    let groups = host.groups();
-    let first = from.map_or(groups[0], |cursor| cursor.group);
-    let Some(i) = groups.iter().position(|group| *group == first) else {
-        return Ok((Position::default(), QueuePage { queues: Vec::new(), next: None }));
-    };
-    let (position, mut page) = queues_of(&host.led(first)?, from.map(|cursor| &cursor.place));
-    if page.next.is_none() {
-        page.next = groups.get(i + 1).map(|next| QueueCursor { group: *next, place: QueuePlace::First });
-    }
-    Ok((position, page))
-}
-
 /// A page of a group's queues: those that state knows, then those that nobody but workers knows.
-fn queues_of(router: &Router, from: Option<&QueuePlace>) -> (Position, QueuePage) {
+pub fn queues_of(router: &Router, from: Option<&QueuePlace>) -> (Position, QueuePage) {
     let group = router.shared.group.id();
     let (position, mut page) = router.read(|view, position| (position, query::queues(view, group, from)));
     let served = router.shared.queues.read();
@@ -72,18 +58,8 @@ fn empty(queue: Name) -> QueueSummary {
     QueueSummary { queue, paused: false, ready: 0, leased: 0, delayed: 0, workers: 0 }
 }
 
-/// What all groups say about a queue, added up.
-pub fn lanes(host: &Host, name: &Name) -> Result<(Position, LaneList), Refusal> {
-    let mut groups = host.groups().into_iter();
-    let first = groups.next().expect("a cluster has groups");
-    let (position, mut all) = lanes_of(&host.led(first)?, name);
-    for group in groups {
-        all.add(lanes_of(&host.led(group)?, name).1);
-    }
-    Ok((position, all))
-}
-
-fn lanes_of(router: &Router, name: &Name) -> (Position, LaneList) {
+/// What a group says about a queue.
+pub fn lanes_of(router: &Router, name: &Name) -> (Position, LaneList) {
     let group = router.shared.group.id();
     let (position, mut list) = router.read(|view, position| (position, query::lanes(view, group, name)));
     let (workers, services) = router.shared.queues.read().get(name).map_or((0, Vec::new()), |queue| {
@@ -160,34 +136,26 @@ fn refined(router: &Router, waits: Wait, queue: &Name, kind: WorkKind, name: &Na
 
 /// The node itself, with the groups that it leads.
 pub fn node(host: &Host) -> (Position, Reply) {
-    let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let store = host.store.counters();
-    let mut counters =
-        Counters { log_syncs: total(&store.log_syncs), log_bytes: total(&store.log_bytes), ..Counters::default() };
-    let (mut groups, mut position) = (Vec::new(), Position::default());
-    for router in host.routes.all() {
-        let shared = &router.shared;
-        counters.entries += total(&shared.counters.entries);
-        counters.commands += total(&shared.counters.commands);
-        counters.leases += total(&shared.counters.leases);
-        counters.rejects += total(&shared.counters.rejects);
-        let status = shared.group.status();
+    let mut position = Position::default();
+    let describe = |router: Router| {
+        let status = router.shared.group.status();
         let group = GroupDescription {
-            group: shared.group.id().0,
+            group: router.shared.group.id().0,
             leader: status.leader,
             term: status.term,
             applied: status.applied.unwrap_or_default(),
         };
         position = Position { group: group.group, term: group.term, index: group.applied };
-        groups.push(group);
-    }
+        group
+    };
+    let groups = host.routes.all().into_iter().map(describe).collect();
     let description = NodeDescription {
         node: host.node,
         version: env!("CARGO_PKG_VERSION").into(),
         uptime_ms: host.started.elapsed().as_millis() as u64,
         groups,
         sessions: host.sessions.count() as u32,
-        counters,
+        counters: cluster::counters(host),
     };
     (position, Reply::Node(description))
 }

@@ -3,6 +3,8 @@
 //! A plain struct per queue of a group, shared by those who know of workers and work, and the proposer, which takes grants from it
 //! whenever it closes an entry. All of it is a guess that the engine checks; nothing here is ever persisted.
 
+mod starved;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -14,6 +16,8 @@ use coda_protocol::request::Subscribe;
 use crate::config::{GRANT_BYTES_PER_ENTRY_MAX, GRANTS_PER_ENTRY_MAX};
 use crate::free_slots::FreeSlots;
 use crate::held::Held;
+
+pub use starved::{Backlog, Starved};
 
 /// What a grant or a lane adds to an entry beside its names.
 const ENVELOPE_BYTES: usize = 32;
@@ -317,6 +321,9 @@ impl Subscriber {
 fn find_names(entry: &Entry, names: &Arc<[Name]>) -> Option<usize> {
     entry.name_sets.iter().position(|set| Arc::ptr_eq(set, names) || set == names)
 }
+
+#[cfg(test)]
+mod slots_tests;
 
 #[cfg(test)]
 mod tests {

@@ -7,19 +7,25 @@ use coda_engine::query;
 use coda_engine::recover::recover;
 use coda_protocol::push::Push;
 use coda_raft_store::group::Group;
+use coda_raft_store::store::DiskState;
 use parking_lot::RwLock;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::messages::{AbortOnDrop, LeaderMsg, SupervisorMsg};
-use crate::proposer::{self, ProposerLoop};
+use crate::proposer::{self, PROPOSAL_FAILED, ProposerLoop};
 use crate::queue::Queue;
 use crate::router::{Granted, Router, Shared};
 use crate::routes::Routes;
 use crate::sessions::Sessions;
 use crate::timer::Timer;
 use crate::workflow::Workflow;
+
+/// Ends that are Raft's word, and no failure.
+pub const REFUSED: [&str; 2] = [PROPOSAL_FAILED, ENDED_BEFORE];
+const ENDED_BEFORE: &str = "leadership ended before it began";
 
 pub struct Leader;
 
@@ -31,6 +37,7 @@ pub struct LeaderArgs {
     pub supervisor: ActorRef<SupervisorMsg>,
     /// Where sessions find the leader: from when it has recovered until it ends.
     pub routes: Routes,
+    pub disk: watch::Receiver<DiskState>,
 }
 
 pub struct LeaderState {
@@ -44,7 +51,7 @@ impl Actor for Leader {
     type Arguments = LeaderArgs;
 
     async fn pre_start(&self, me: ActorRef<LeaderMsg>, args: LeaderArgs) -> Result<LeaderState, ActorProcessingErr> {
-        let (proposer, inbox) = proposer::channel();
+        let (proposer, inbox) = proposer::channel(args.disk);
         let timer = Timer::start(&me, proposer.clone(), args.clock.clone()).await?;
         let router = Router {
             shared: Arc::new(Shared {
@@ -62,6 +69,7 @@ impl Actor for Leader {
                 held: Default::default(),
                 workflows: RwLock::new(BTreeMap::new()),
                 turn: Default::default(),
+                held_until: Default::default(),
             }),
         };
         let turns = ProposerLoop::new(inbox, args.group.clone(), args.clock, router.clone());
@@ -155,7 +163,7 @@ impl Drop for ProposerEnd {
 async fn lead(group: Group, term: u64, router: Router, turns: ProposerLoop) -> &'static str {
     if let Err(error) = group.linearize().await {
         info!(group = group.id().0, %error, term, "leadership ended before it began");
-        return "leadership ended before it began";
+        return ENDED_BEFORE;
     }
     let (position, effects, held) =
         router.read(|view, position| (position, recover(view, group.id()), query::leases_held(view, group.id())));

@@ -21,7 +21,8 @@ mod proposer;
 mod session;
 mod sessions;
 
-// To the other nodes of the cluster.
+// The other nodes of the cluster: what they are to each other, and how they speak.
+mod cluster;
 pub mod peers;
 
 // What leading a group means.
@@ -35,6 +36,7 @@ mod router;
 mod routes;
 mod timer;
 mod waiters;
+mod wants;
 mod workflow;
 
 mod supervisor;

@@ -17,10 +17,17 @@ use crate::workflow::Delivery;
 pub enum SupervisorMsg {
     /// The group has a replica on this node from now on.
     Host(Group),
+    /// It has none any more: whoever leads it here ends first.
+    Unhost(GroupId, RpcReplyPort<()>),
     /// Who leads the group has changed.
     Leadership {
         group: GroupId,
         now: Leadership,
+    },
+    /// Raft has refused whoever led in this term: lead in it again, unless it is over by now.
+    LeadAgain {
+        group: GroupId,
+        term: u64,
     },
     /// A connection ended; `goodbye` when its session ended with it.
     SessionClosed {

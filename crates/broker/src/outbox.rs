@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use coda_protocol::frame::Frame;
 use coda_protocol::ids::{LeaseId, RunId};
 use coda_protocol::limits::FRAME_BYTES_MAX;
+use coda_protocol::operate::{ClusterReply, MemberReport};
 use coda_protocol::payload::{Failure, WorkOutcome, outcome_bytes};
 use coda_protocol::push::{MemoPage, Push};
 use coda_protocol::reply::{Answer, LaneList, QueueDescription, QueuePage, Reply, StepState};
@@ -278,14 +279,25 @@ fn weight(frame: &Frame) -> usize {
                 ended(&run.outcome) + steps.sum::<usize>()
             }
             Reply::Task(task) => ended(&task.outcome) + failed(&task.last_failure),
-            Reply::Done | Reply::Started { .. } | Reply::Node(_) | Reply::TokenCreated { .. } => 0,
+            Reply::Cluster(ClusterReply::Cluster(report)) => {
+                let replicas = |member: &MemberReport| member.report.as_ref().map_or(0, |node| node.replicas.len());
+                report.members.iter().map(|member| (replicas(member) + 1) * ROW_BYTES).sum()
+            }
+            Reply::Cluster(_) => ROW_BYTES,
+            Reply::Done
+            | Reply::Started { .. }
+            | Reply::Node(_)
+            | Reply::TokenCreated { .. }
+            | Reply::Withdrawn { .. } => 0,
         },
         Frame::Push(Push::Map(map)) => {
             map.nodes.iter().map(|node| node.client_addr.len() + ROW_BYTES).sum::<usize>()
                 + map.groups.len() * ROW_BYTES
                 + map.slots.ranges().count() * size_of::<u64>()
         }
-        Frame::Push(Push::LeaseLost { .. } | Push::MemoEnd { .. } | Push::Leader(_))
+        Frame::Push(
+            Push::LeaseLost { .. } | Push::MemoEnd { .. } | Push::Leader(_) | Push::Wants(_) | Push::Outside,
+        )
         | Frame::Answer { .. }
         | Frame::Hello { .. }
         | Frame::Welcome(_)

@@ -21,14 +21,20 @@ use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::{Answer, Reply};
 use coda_protocol::request::{SpawnStep, StepKey};
 use coda_raft_store::group::{Committed, Group, ProposeError};
-use tokio::sync::{Notify, mpsc, oneshot};
+use coda_raft_store::store::DiskState;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, warn};
 
 use crate::clock::Clock;
-use crate::config::{GRANT_BYTES_PER_ENTRY_MAX, PROPOSER_BYTES_MAX, RETRY_AFTER_MS, RETRY_PAUSE};
-use crate::dispatch::{Epoch, Taken};
+use crate::config::{
+    DISK_FULL_RETRY_AFTER_MS, GRANT_BYTES_PER_ENTRY_MAX, PROPOSER_BYTES_MAX, RETRY_AFTER_MS, RETRY_PAUSE,
+};
+use crate::dispatch::Epoch;
 use crate::outbox::Outbox;
-use crate::router::{Granted, Router};
+use crate::router::{Granted, Riding, Router};
+
+/// How a proposer ends that Raft has refused a proposal.
+pub const PROPOSAL_FAILED: &str = "a proposal failed";
 
 /// Where an answer goes. One that is dropped unanswered refuses: whoever asked asks again, wherever the group is led then.
 pub struct ReplyTo(Option<Asker>);
@@ -121,11 +127,21 @@ pub struct Proposer {
     asks: mpsc::Sender<Ask>,
     bytes: Arc<AtomicUsize>,
     kick: Arc<Notify>,
+    disk: watch::Receiver<DiskState>,
 }
 
 impl Proposer {
-    /// Proposes a command; refuses at once when too much waits already.
+    /// Whether what is free on the disk is kept for what the node must write.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.disk.borrow().is_full()
+    }
+
+    /// Proposes a command; refuses at once when too much waits already, or the disk is full.
     pub fn command(&self, command: Command, reply: ReplyTo) {
+        if self.is_disk_full() && !is_small(&command) {
+            return reply.refuse(Unavailable::DiskFull { retry_after_ms: DISK_FULL_RETRY_AFTER_MS });
+        }
         let bytes = size(&command);
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) > PROPOSER_BYTES_MAX {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -164,6 +180,27 @@ impl Proposer {
     }
 }
 
+/// What operators need, and what lets go of work, goes on when the disk is full: it is little, and some of it is how the
+/// disk gets room again.
+fn is_small(command: &Command) -> bool {
+    match command {
+        Command::Cluster(_)
+        | Command::PauseQueue { .. }
+        | Command::UnpauseQueue { .. }
+        | Command::Release(_)
+        | Command::ParkRun(_)
+        | Command::ResumeSession { .. }
+        | Command::EndSession { .. }
+        | Command::Tick => true,
+        Command::StartRun(_)
+        | Command::SubmitTask(_)
+        | Command::Spawn(_)
+        | Command::RecordStep(_)
+        | Command::CompleteTask(_)
+        | Command::CompleteRun(_) => false,
+    }
+}
+
 fn overloaded() -> Unavailable {
     Unavailable::Overloaded { retry_after_ms: RETRY_AFTER_MS }
 }
@@ -186,10 +223,10 @@ pub struct Inbox {
 }
 
 #[must_use]
-pub fn channel() -> (Proposer, Inbox) {
+pub fn channel(disk: watch::Receiver<DiskState>) -> (Proposer, Inbox) {
     let (sender, asks) = mpsc::channel(PROPOSER_QUEUE_MAX);
     let (bytes, kick) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    (Proposer { asks: sender, bytes: bytes.clone(), kick: kick.clone() }, Inbox { asks, bytes, kick })
+    (Proposer { asks: sender, bytes: bytes.clone(), kick: kick.clone(), disk }, Inbox { asks, bytes, kick })
 }
 
 /// The loop behind a [`Proposer`].
@@ -203,12 +240,17 @@ pub struct ProposerLoop {
 }
 
 /// What one turn of the loop handles.
-#[derive(Default)]
 struct Batch {
     entry: Entry,
     replies: Vec<ReplyTo>,
     awaits: Vec<(Work, ReplyTo)>,
-    taken: Vec<Taken>,
+    riding: Riding,
+}
+
+impl Batch {
+    fn new(router: &Router) -> Self {
+        Self { entry: Entry::default(), replies: Vec::new(), awaits: Vec::new(), riding: Riding::new(router.clone()) }
+    }
 }
 
 impl ProposerLoop {
@@ -247,7 +289,7 @@ impl ProposerLoop {
 
     /// Proposes what fits one entry; returns the asks that did not.
     async fn turn(&mut self, asks: Vec<Ask>) -> Result<Vec<Ask>, &'static str> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&self.router);
         let mut queues = BTreeSet::new();
         let mut bytes = 0;
         let mut asks = asks.into_iter();
@@ -268,8 +310,8 @@ impl ProposerLoop {
         }
         self.inbox.bytes.fetch_sub(bytes, Ordering::Relaxed);
         if !batch.entry.commands.is_empty() {
-            self.router.take_grants(Some(&queues), &mut batch.entry, &mut batch.taken);
-            self.propose(&mut batch).await?;
+            self.router.take_grants(Some(&queues), &mut batch.entry, &mut batch.riding.taken);
+            self.propose(batch.entry, batch.replies, batch.riding).await?;
         }
         self.router.await_ends(batch.awaits);
         Ok(asks.collect())
@@ -279,27 +321,27 @@ impl ProposerLoop {
     async fn offer(&mut self) -> Result<(), &'static str> {
         // Whatever arrived meanwhile goes first and takes the grants along.
         if self.inbox.asks.is_empty() && self.router.wants_entry() {
-            let mut batch = Batch::default();
-            self.router.take_grants(None, &mut batch.entry, &mut batch.taken);
+            let mut batch = Batch::new(&self.router);
+            self.router.take_grants(None, &mut batch.entry, &mut batch.riding.taken);
             if !batch.entry.grants.is_empty() {
-                self.propose(&mut batch).await?;
+                self.propose(batch.entry, batch.replies, batch.riding).await?;
             }
         }
         Ok(())
     }
 
-    async fn propose(&mut self, batch: &mut Batch) -> Result<(), &'static str> {
-        let mut entry = std::mem::take(&mut batch.entry);
+    async fn propose(&mut self, mut entry: Entry, replies: Vec<ReplyTo>, riding: Riding) -> Result<(), &'static str> {
+        self.router.wait_while_held().await;
         entry.now = self.clock.now();
-        let replies = std::mem::take(&mut batch.replies);
         match self.commit(entry).await {
             Ok(Committed { position, applied }) => {
                 self.count(&applied);
                 for (reply, outcome) in replies.into_iter().zip(applied.outcomes) {
                     reply.answer(position, outcome.map_err(Refusal::Reject));
                 }
-                self.router.give_back(&batch.taken, &applied.unused);
-                let granted = Granted::of(&batch.taken);
+                let taken = riding.arrived();
+                self.router.give_back(&taken, &applied.unused);
+                let granted = Granted::of(&taken);
                 self.router.effects(position, applied.effects, &granted).await;
                 // What the bounds of this entry have left out.
                 if self.router.wants_entry() {
@@ -313,7 +355,7 @@ impl ProposerLoop {
                 for reply in replies {
                     reply.refuse(Unavailable::NotLeader { leader: None });
                 }
-                Err("a proposal failed")
+                Err(PROPOSAL_FAILED)
             }
         }
     }

@@ -40,6 +40,13 @@ impl QueueHandle {
         }
     }
 
+    /// Slots of a subscriber have gone, and it perhaps with them: what waits for others now is to be seen.
+    pub fn slots_gone(&self) {
+        if self.dispatch.lock().lanes() > 0 {
+            self.proposer.kick();
+        }
+    }
+
     /// A lane holds ready work.
     pub fn lane_ready(&self, lane: Lane) {
         if self.dispatch.lock().lane_ready(lane) {
@@ -99,7 +106,8 @@ impl QueueState {
             for lane in lanes {
                 dispatch.lane_ready(lane);
             }
-            if dispatch.wants_entry() {
+            // For slots, or to be seen to wait for some.
+            if dispatch.lanes() > 0 {
                 self.proposer.kick();
             }
         }

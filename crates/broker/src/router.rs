@@ -4,23 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use coda_engine::command::Command;
 use coda_engine::effect::Effect;
 use coda_engine::entry::{Entry, Lane};
 use coda_engine::kv::Read;
 use coda_engine::query;
-use coda_protocol::ids::{LeaseId, Name, NodeId, Position, RunId, SessionId, Work, WorkKind};
+use coda_protocol::ids::{GroupId, LeaseId, Name, NodeId, Position, RunId, SessionId, Work, WorkKind};
 use coda_protocol::push::{GroupLeader, MEMO_PAGES_OPEN, Push};
 use coda_protocol::reject::{Refusal, Unavailable};
 use coda_protocol::reply::Reply;
 use coda_protocol::request::{Release, Subscribe};
 use coda_raft_store::group::Group;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use ractor::{ActorRef, call};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::{QUEUES_SERVED_MAX, RETRY_AFTER_MS, WORKFLOW_ACTORS_MAX};
-use crate::dispatch::{Epoch, Room, Taken};
+use crate::dispatch::{Backlog, Epoch, Room, Starved, Taken};
 use crate::held::Held;
 use crate::messages::{LeaderMsg, Subscription, SupervisorMsg, TimerMsg, WorkflowMsg};
 use crate::outbox::Outbox;
@@ -30,6 +32,9 @@ use crate::routes::Routes;
 use crate::sessions::Sessions;
 use crate::waiters::Waiters;
 use crate::workflow::Delivery;
+
+/// How often it is looked whether what was proposed is applied.
+const HOLD_LOOK: Duration = Duration::from_millis(1);
 
 /// What the leader's parts share. Cheap to clone.
 #[derive(Clone)]
@@ -57,6 +62,8 @@ pub struct Shared {
     pub workflows: RwLock<BTreeMap<u64, ActorRef<WorkflowMsg>>>,
     /// Which queue is first in the next entry.
     pub turn: AtomicUsize,
+    /// Nothing is proposed before then.
+    pub held_until: Mutex<Option<Instant>>,
 }
 
 /// Totals of this leadership.
@@ -69,10 +76,55 @@ pub struct Counters {
 }
 
 impl Router {
+    /// Which leadership it is of.
+    #[must_use]
+    pub fn key(&self) -> (GroupId, u64) {
+        (self.shared.group.id(), self.shared.term)
+    }
+
     /// What sessions are told of this leadership.
     #[must_use]
     pub fn leader(&self, node: NodeId) -> GroupLeader {
         GroupLeader { group: self.shared.group.id(), term: self.shared.term, leader: Some(node) }
+    }
+
+    /// Makes sure with a quorum that this is still the leadership: what is read then is what everybody was told.
+    ///
+    /// # Errors
+    /// [`Unavailable::NotLeader`].
+    pub async fn confirm(&self) -> Result<(), Unavailable> {
+        self.shared.group.linearize().await.map(drop).map_err(|_| Unavailable::NotLeader { leader: None })
+    }
+
+    /// Proposes nothing for so long, and waits until all that was proposed is applied here: what all copies come to then is
+    /// equal. The index of it.
+    pub async fn hold(&self, now: Instant, time: Duration) -> u64 {
+        *self.shared.held_until.lock() = Some(now + time);
+        let settled = async {
+            loop {
+                let status = self.shared.group.status();
+                if status.applied == status.last_log {
+                    return status.applied.unwrap_or_default();
+                }
+                sleep(HOLD_LOOK).await;
+            }
+        };
+        match timeout(time, settled).await {
+            Ok(index) => index,
+            Err(_) => self.shared.group.status().applied.unwrap_or_default(),
+        }
+    }
+
+    /// Waits while [`Router::hold`] holds.
+    pub async fn wait_while_held(&self) {
+        let until = *self.shared.held_until.lock();
+        if let Some(until) = until {
+            sleep_until(until).await;
+            let mut held = self.shared.held_until.lock();
+            if *held == Some(until) {
+                *held = None;
+            }
+        }
     }
 
     /// Reads applied state at one moment.
@@ -197,6 +249,7 @@ impl Router {
         let group = self.shared.group.id();
         self.read(|view, _| lanes.retain(|lane| query::is_ready(view, group, lane)));
         lanes.into_iter().for_each(|lane| queue.lane_ready(lane));
+        queue.slots_gone();
         Ok(())
     }
 
@@ -204,6 +257,13 @@ impl Router {
     pub fn slots_added(&self, queue: &Name) {
         if let Some(queue) = self.shared.queues.read().get(queue) {
             queue.slots_added();
+        }
+    }
+
+    /// Free slots of a subscriber were taken back.
+    pub fn slots_gone(&self, queue: &Name) {
+        if let Some(queue) = self.shared.queues.read().get(queue) {
+            queue.slots_gone();
         }
     }
 
@@ -264,10 +324,29 @@ impl Router {
         }
     }
 
-    /// Whether an entry of grants alone is wanted.
+    /// Whether an entry of grants alone is wanted. Asked after each entry and each kick, so that it is seen here, too, what
+    /// no entry helps: work that waits for slots.
     #[must_use]
     pub fn wants_entry(&self) -> bool {
-        self.shared.queues.read().values().any(|queue| queue.dispatch.lock().wants_entry())
+        if self.shared.proposer.is_disk_full() {
+            return false;
+        }
+        let mut wanted = false;
+        for (name, queue) in self.shared.queues.read().iter() {
+            let Backlog { meets_slots, starves } = queue.dispatch.lock().backlog();
+            wanted |= meets_slots;
+            if starves {
+                self.shared.routes.starving().say(name);
+            }
+        }
+        wanted
+    }
+
+    /// What of a queue waits for slots here, and who could do it.
+    #[must_use]
+    pub fn starved(&self, queue: &Name, lanes_max: usize) -> Vec<Starved> {
+        let queues = self.shared.queues.read();
+        queues.get(queue).map(|queue| queue.dispatch.lock().starved(lanes_max)).unwrap_or_default()
     }
 
     /// Answers those whose work has ended already, and remembers the others.
@@ -291,7 +370,16 @@ impl Router {
                 match outcome {
                     Ok(Some(outcome)) => reply.answer(position, Ok(Reply::Ended(outcome))),
                     Ok(None) => shared.waiters.add(work, reply),
-                    Err(reject) => reply.answer(position, Err(Refusal::Reject(reject))),
+                    // What has ended has ended for good, and who waits is answered by nobody else. But whoever leads no
+                    // longer, and has not heard of it, may have missed how this began.
+                    Err(reject) => {
+                        let router = self.clone();
+                        tokio::spawn(async move {
+                            if router.confirm().await.is_ok() {
+                                reply.answer(position, Err(Refusal::Reject(reject)));
+                            }
+                        });
+                    }
                 }
             }
         });
@@ -303,9 +391,14 @@ impl Router {
         let mut left = Vec::new();
         for (name, queue) in self.shared.queues.read().iter() {
             let mut dispatch = queue.dispatch.lock();
-            if dispatch.unsubscribe(session, epoch) && dispatch.workers() == 0 {
+            if !dispatch.unsubscribe(session, epoch) {
+                continue;
+            }
+            if dispatch.workers() == 0 {
                 left.push(name.clone());
             }
+            drop(dispatch);
+            queue.slots_gone();
         }
         for name in left {
             let mut queues = self.shared.queues.write();
@@ -321,6 +414,33 @@ impl Router {
     #[must_use]
     pub fn holds_leases(&self, session: SessionId) -> bool {
         self.read(|view, _| query::holds_leases(view, self.shared.group.id(), session))
+    }
+}
+
+/// The slots that travel with an entry. Where nobody learns what became of it, they are free again: it has pushed no lease,
+/// and what it may have leased is handed back when its sessions tell the next leader what they hold.
+pub struct Riding {
+    router: Router,
+    pub taken: Vec<Taken>,
+}
+
+impl Riding {
+    #[must_use]
+    pub fn new(router: Router) -> Self {
+        Self { router, taken: Vec::new() }
+    }
+
+    /// The entry is committed.
+    #[must_use]
+    pub fn arrived(mut self) -> Vec<Taken> {
+        std::mem::take(&mut self.taken)
+    }
+}
+
+impl Drop for Riding {
+    fn drop(&mut self) {
+        let unused: Vec<u32> = self.taken.iter().map(|taken| taken.slots).collect();
+        self.router.give_back(&self.taken, &unused);
     }
 }
 

@@ -3,6 +3,8 @@
 //! The struct [`Session`] decides on frames and knows no socket; the actor beside it owns the connection's tasks, so
 //! that a panic in any of them closes that connection and nothing else.
 
+mod withdraw;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,15 +12,17 @@ use std::time::Duration;
 
 use coda_engine::command::Command;
 use coda_protocol::frame::{CLOSE_REPLACED, Frame, FrameError};
-use coda_protocol::ids::{GroupId, Name, Position, SessionId, Slot, Slotted, Work, check_name};
+use coda_protocol::ids::{GroupId, Name, Position, SessionId, Slot, Slotted, Work};
 use coda_protocol::limits::{LEASES_PER_SESSION_MAX, REQUESTS_IN_FLIGHT_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
-use coda_protocol::reject::{Refusal, Reject, Unavailable};
+use coda_protocol::reject::{Reject, Unavailable};
 use coda_protocol::reply::{LaneList, QueueCursor, QueueDescription, QueuePage, Reply};
 use coda_protocol::request::{Credit, Request, Resume, Subscribe};
 use parking_lot::Mutex;
 use quinn::VarInt;
+use tokio::task::JoinSet;
 use tracing::warn;
 
+use crate::cluster::{self, everyone};
 use crate::config::RETRY_AFTER_MS;
 use crate::describe::{self, Described};
 use crate::dispatch::Epoch;
@@ -78,6 +82,9 @@ impl Session {
             id => {
                 let reply = ReplyTo::session_of(self.id, self.epoch, self.outbox.clone(), id);
                 if self.outbox.expect_answer() > REQUESTS_IN_FLIGHT_MAX {
+                    if let Request::Withdraw(_) = request {
+                        return withdraw::nothing(reply);
+                    }
                     return reply.refuse(Unavailable::Overloaded { retry_after_ms: RETRY_AFTER_MS });
                 }
                 reply
@@ -105,25 +112,34 @@ impl Session {
             }
             Request::PauseQueue(queue) => self.everywhere(Command::PauseQueue { queue }, reply),
             Request::UnpauseQueue(queue) => self.everywhere(Command::UnpauseQueue { queue }, reply),
-            Request::DescribeRun(run) => self.describe(run.slot(), reply, |router| describe::run(router, run)),
-            Request::DescribeTask(task) => self.describe(task.slot(), reply, |router| describe::task(router, task)),
+            Request::DescribeRun(run) => self.describe(run.slot(), reply, move |router| describe::run(router, run)),
+            Request::DescribeTask(task) => {
+                self.describe(task.slot(), reply, move |router| describe::task(router, task));
+            }
             Request::DescribeNode => answer(reply, Ok(describe::node(&self.host))),
             Request::ListQueues => {
                 let first = |QueuePage { queues, .. }| Reply::Queues(queues);
-                answer(reply, describe::queues(&self.host, None).map(|(at, page)| (at, first(page))));
+                self.everyone(reply, |host| async move {
+                    everyone::queues(&host, None).await.map(|(at, page)| (at, first(page)))
+                });
             }
             Request::DescribeQueue(name) => {
                 let some = |LaneList { summary, lanes, .. }| Reply::Queue(QueueDescription { summary, lanes });
-                answer(reply, self.lanes(&name).map(|(at, list)| (at, some(list))));
+                self.everyone(reply, |host| async move {
+                    everyone::lanes(&host, &name).await.map(|(at, list)| (at, some(list)))
+                });
             }
-            Request::ListQueuesFrom(from) => {
-                let checked = from.as_ref().map_or(Ok(()), QueueCursor::check);
-                let page = checked.map_err(Refusal::Reject).and_then(|()| describe::queues(&self.host, from.as_ref()));
-                answer(reply, page.map(|(at, page)| (at, Reply::QueuePage(page))));
+            Request::ListQueuesFrom(from) => self.everyone(reply, |host| async move {
+                from.as_ref().map_or(Ok(()), QueueCursor::check)?;
+                everyone::queues(&host, from).await.map(|(at, page)| (at, Reply::QueuePage(page)))
+            }),
+            Request::DescribeLanes(name) => self.everyone(reply, |host| async move {
+                everyone::lanes(&host, &name).await.map(|(at, list)| (at, Reply::Lanes(list)))
+            }),
+            Request::Cluster(request) => {
+                self.everyone(reply, |host| async move { cluster::operate(&host, request).await });
             }
-            Request::DescribeLanes(name) => {
-                answer(reply, self.lanes(&name).map(|(at, list)| (at, Reply::Lanes(list))));
-            }
+            Request::Withdraw(withdraw) => self.withdraw(&withdraw, reply),
         }
     }
 
@@ -132,24 +148,34 @@ impl Session {
         if let Err(reject) = command.check() {
             return reply.refuse(reject);
         }
-        match self.host.led(self.host.group_of(slot)) {
+        match self.host.led_of(slot) {
             Ok(router) => router.shared.proposer.command(command, reply),
-            Err(unavailable) => reply.refuse(unavailable),
+            Err(refusal) => reply.refuse(refusal),
         }
     }
 
     fn wait_for(&self, work: Work, reply: ReplyTo) {
-        match self.host.led(self.host.group_of(work.slot())) {
+        match self.host.led_of(work.slot()) {
             Ok(router) => router.shared.proposer.wait_for(work, reply),
-            Err(unavailable) => reply.refuse(unavailable),
+            Err(refusal) => reply.refuse(refusal),
         }
     }
 
-    fn describe(&self, slot: Slot, reply: ReplyTo, describe: impl FnOnce(&Router) -> Described) {
-        match self.host.led(self.host.group_of(slot)) {
-            Ok(router) => answer(reply, describe(&router)),
-            Err(unavailable) => reply.refuse(unavailable),
-        }
+    fn describe(&self, slot: Slot, reply: ReplyTo, describe: impl FnOnce(&Router) -> Described + Send + 'static) {
+        self.everyone(reply, move |host| async move {
+            let router = host.led_of(slot)?;
+            router.confirm().await?;
+            describe(&router)
+        });
+    }
+
+    /// Answers what may need other nodes, without keeping those waiting that come behind.
+    fn everyone<F>(&self, reply: ReplyTo, ask: impl FnOnce(Host) -> F)
+    where
+        F: Future<Output = Described> + Send + 'static,
+    {
+        let asked = ask(self.host.clone());
+        tokio::spawn(async move { answer(reply, asked.await) });
     }
 
     /// Proposes a command that concerns all groups, in each of them. Done when all have done it; said again, it does no
@@ -158,28 +184,27 @@ impl Session {
         if let Err(reject) = command.check() {
             return reply.refuse(reject);
         }
-        let routers: Result<Vec<Router>, Unavailable> =
-            self.host.groups().into_iter().map(|group| self.host.led(group)).collect();
-        let routers = match routers {
-            Ok(routers) => routers,
-            Err(unavailable) => return reply.refuse(unavailable),
+        let groups = match self.host.groups() {
+            Ok(groups) => groups,
+            Err(reject) => return reply.refuse(reject),
         };
-        if let [router] = &routers[..] {
+        if let [group] = &groups[..]
+            && let Ok(router) = self.host.led(*group)
+        {
             return router.shared.proposer.command(command, reply);
         }
-        let (answers, asks): (Vec<_>, Vec<_>) = routers.iter().map(|_| ReplyTo::local()).unzip();
-        for (router, ask) in routers.iter().zip(asks) {
-            router.shared.proposer.command(command.clone(), ask);
-        }
+        let host = self.host.clone();
         tokio::spawn(async move {
-            let mut last = (Position::default(), Ok(Reply::Done));
-            for answer in answers {
-                last = answer.await;
-                if last.1.is_err() {
-                    break;
-                }
+            let mut done = JoinSet::new();
+            for group in groups {
+                let (host, command) = (host.clone(), command.clone());
+                done.spawn(async move { host.asking.clone().propose(&host, group, command).await });
             }
-            reply.answer(last.0, last.1);
+            let mut last = Ok((Position::default(), Reply::Done));
+            while let Some(Ok(answer)) = done.join_next().await {
+                last = last.and(answer);
+            }
+            answer(reply, last);
         });
     }
 
@@ -274,11 +299,6 @@ impl Session {
             routers.iter().for_each(|router| router.slots_added(&credit.queue));
         }
         reply.answer(Position::default(), Ok(Reply::Done));
-    }
-
-    fn lanes(&self, queue: &Name) -> Result<(Position, LaneList), Refusal> {
-        check_name(queue)?;
-        describe::lanes(&self.host, queue)
     }
 }
 

@@ -8,18 +8,23 @@ use coda_engine::command::Command;
 use coda_protocol::ids::{GroupId, SessionId};
 use coda_protocol::push::{GroupLeader, Push};
 use coda_raft_store::group::{Group, Leadership};
+use coda_raft_store::store::DiskState;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::clock::Clock;
-use crate::config::{LEADER_RESTART_WINDOW, LEADER_RESTARTS_MAX, RECLAIM_GRACE, SESSION_GRACE};
+use crate::config::{LEADER_RESTART_WINDOW, LEADER_RESTARTS_MAX, RECLAIM_GRACE, SESSION_GRACE, SHUTDOWN_TIMEOUT};
 use crate::endpoint;
-use crate::leader::{Leader, LeaderArgs};
+use crate::leader::{Leader, LeaderArgs, REFUSED};
 use crate::messages::{AbortOnDrop, LeaderMsg, SupervisorMsg};
 use crate::routes::Routes;
 use crate::sessions::Sessions;
+
+/// Raft says that the term is over, or that it is being handed over, a moment after it refuses whoever leads in it. Asked
+/// sooner, it would refuse again; if it says nothing, the term goes on.
+const LEAD_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 pub struct Supervisor;
 
@@ -27,6 +32,7 @@ pub struct SupervisorArgs {
     pub sessions: Sessions,
     pub clock: Arc<dyn Clock>,
     pub routes: Routes,
+    pub disk: watch::Receiver<DiskState>,
     /// Told why, when the node cannot go on.
     pub failed: watch::Sender<Option<String>>,
 }
@@ -50,6 +56,14 @@ struct Hosted {
     restarts: VecDeque<Instant>,
 }
 
+/// How a leader came to its end.
+#[derive(Clone, Copy)]
+enum End {
+    /// Raft refused what it asked. No failure of anything here.
+    Refused,
+    Failed,
+}
+
 struct Leading {
     term: u64,
     actor: ActorRef<LeaderMsg>,
@@ -63,6 +77,14 @@ impl SupervisorState {
         self.groups.insert(id, hosted);
     }
 
+    async fn unhost(&mut self, group: GroupId) {
+        let Some(hosted) = self.groups.remove(&group) else { return };
+        if let Some(Leading { term, actor }) = hosted.leader {
+            drop(actor.stop_and_wait(Some("the group leaves this node".into()), Some(SHUTDOWN_TIMEOUT)).await);
+            self.args.routes.end(group, term);
+        }
+    }
+
     async fn leadership(
         &mut self,
         me: &ActorRef<SupervisorMsg>,
@@ -74,9 +96,10 @@ impl SupervisorState {
         }
         let Some(hosted) = self.groups.get_mut(&group) else { return Ok(()) };
         hosted.leads = now.is_me.then_some(now.term);
+        let news = GroupLeader { group, term: now.term, leader: now.leader };
+        self.args.routes.heard(news);
         // Who leads here is told when it has recovered.
         if !now.is_me {
-            let news = GroupLeader { group, term: now.term, leader: now.leader };
             self.args.sessions.push_all(&Push::Leader(news));
         }
         match &hosted.leader {
@@ -100,6 +123,7 @@ impl SupervisorState {
             clock: self.args.clock.clone(),
             supervisor: me.clone(),
             routes: self.args.routes.clone(),
+            disk: self.args.disk.clone(),
         };
         let (actor, _) = Actor::spawn_linked(None, Leader, args, me.get_cell()).await?;
         hosted.leader = Some(Leading { term, actor });
@@ -112,7 +136,12 @@ impl SupervisorState {
     }
 
     /// A leader is gone, and what sessions told it with it: they say it again to its successor.
-    async fn leader_ended(&mut self, me: &ActorRef<SupervisorMsg>, group: GroupId) -> Result<(), ActorProcessingErr> {
+    async fn leader_ended(
+        &mut self,
+        me: &ActorRef<SupervisorMsg>,
+        group: GroupId,
+        end: End,
+    ) -> Result<(), ActorProcessingErr> {
         let Some(hosted) = self.groups.get_mut(&group) else { return Ok(()) };
         let Some(ended) = hosted.leader.take() else { return Ok(()) };
         self.args.routes.end(group, ended.term);
@@ -121,6 +150,11 @@ impl SupervisorState {
         }
         // In a new term it is no failure, and sessions hear of that. In the same one they have to be told otherwise.
         if hosted.leads == Some(ended.term) {
+            if let End::Refused = end {
+                let term = ended.term;
+                drop(me.send_after(LEAD_AGAIN_AFTER, move || SupervisorMsg::LeadAgain { group, term }));
+                return Ok(());
+            }
             endpoint::send_away(&self.args.sessions, "a leader has failed");
             let now = self.args.clock.instant();
             hosted.restarts.retain(|at| now - *at < LEADER_RESTART_WINDOW);
@@ -134,6 +168,21 @@ impl SupervisorState {
                 return Ok(());
             }
         }
+        self.lead(me, group).await
+    }
+
+    /// Leads again in a term in which Raft has refused a leader, unless it has said meanwhile that the term is over.
+    async fn lead_again(
+        &mut self,
+        me: &ActorRef<SupervisorMsg>,
+        group: GroupId,
+        term: u64,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(hosted) = self.groups.get(&group) else { return Ok(()) };
+        if hosted.leader.is_some() || hosted.leads != Some(term) {
+            return Ok(());
+        }
+        endpoint::send_away(&self.args.sessions, "a leader begins again");
         self.lead(me, group).await
     }
 
@@ -171,7 +220,7 @@ impl SupervisorState {
         for hosted in self.groups.values() {
             if let Some(leading) = &hosted.leader {
                 // Its mailbox first: what it was asked is answered.
-                drop(leading.actor.stop_and_wait(None, Some(crate::config::SHUTDOWN_TIMEOUT)).await);
+                drop(leading.actor.stop_and_wait(None, Some(SHUTDOWN_TIMEOUT)).await);
             }
         }
     }
@@ -199,7 +248,12 @@ impl Actor for Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SupervisorMsg::Host(group) => state.host(&me, group),
+            SupervisorMsg::Unhost(group, done) => {
+                state.unhost(group).await;
+                drop(done.send(()));
+            }
             SupervisorMsg::Leadership { group, now } => state.leadership(&me, group, now).await?,
+            SupervisorMsg::LeadAgain { group, term } => state.lead_again(&me, group, term).await?,
             SupervisorMsg::SessionClosed { session, goodbye: true } => state.end_session(session),
             SupervisorMsg::SessionClosed { session, goodbye: false } => state.grace(&me, session, SESSION_GRACE),
             SupervisorMsg::SessionAway { session } => state.grace(&me, session, RECLAIM_GRACE),
@@ -225,14 +279,16 @@ impl Actor for Supervisor {
             SupervisionEvent::ActorFailed(who, why) => match group_of(&who) {
                 Some(group) => {
                     error!(group = group.0, %why, "the leader failed");
-                    state.leader_ended(&me, group).await?;
+                    state.leader_ended(&me, group, End::Failed).await?;
                 }
                 None => error!(%why, "a session failed, its connection is closed"),
             },
             SupervisionEvent::ActorTerminated(who, _, why) => {
                 if let Some(group) = group_of(&who) {
                     info!(group = group.0, why = why.as_deref().unwrap_or("asked to"), "the leader ended");
-                    state.leader_ended(&me, group).await?;
+                    let refused = why.as_deref().is_some_and(|why| REFUSED.contains(&why));
+                    let end = if refused { End::Refused } else { End::Failed };
+                    state.leader_ended(&me, group, end).await?;
                 }
             }
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}

@@ -6,9 +6,9 @@ use clap_complete::Shell;
 use crate::args::Global;
 use crate::entry::{self, Ended};
 use crate::errors::Exit;
-use crate::{admin_node, cert, config, queue};
+use crate::{cert, config, operate, queue};
 
-/// Operate Coda: see what nodes and queues do, and hold queues while you work on what they feed.
+/// Operate Coda: clusters and their nodes, queues, certificates and settings.
 #[derive(Parser, Debug)]
 #[command(
     name = "coda-admin",
@@ -16,9 +16,11 @@ use crate::{admin_node, cert, config, queue};
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  coda-admin node status                    version, groups and totals of the node that answers
+  coda-admin cluster status --watch         nodes, groups, and what is to be moved
+  coda-admin cluster health                 one line and an exit status, for scripts
+  coda-admin node drain 3 --wait            empty a node before you work on it
+  coda-admin node status 3                  one node: groups, disk, peers and totals
   coda-admin queue pause emails             hand out nothing more; what runs goes on
-  coda-admin queue list -o json             for scripts
   coda-admin cert ca --out ca --cluster-name shop
   coda-admin config check node.toml         what a node is told, and why
 
@@ -33,23 +35,33 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Begin a cluster, let nodes in, and see how it is
+    #[command(subcommand)]
+    Cluster(operate::cluster::ClusterCommand),
+    /// See nodes, empty and remove them
+    #[command(subcommand, visible_alias = "nodes")]
+    Node(operate::node::NodeCommand),
+    /// Say which node leads a group
+    #[command(subcommand, visible_alias = "leaders")]
+    Leader(operate::leader::LeaderCommand),
+    Rebalance(operate::rebalance::RebalanceArgs),
     /// See and hold queues
     #[command(subcommand, visible_alias = "queues")]
     Queue(queue::AdminCommand),
-    /// See what a node does
-    #[command(subcommand, visible_alias = "nodes")]
-    Node(admin_node::NodeCommand),
     /// Make and see certificates: of a cluster's authority, its nodes and its clients
     #[command(subcommand, visible_alias = "certs")]
     Cert(cert::CertCommand),
-    /// See what a node is told
+    /// See and change the cluster's settings, and check what a node is told by its file
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    SupportBundle(operate::bundle::BundleArgs),
     /// Print shell completions
     #[command(after_help = "\
 Examples:
   coda-admin completions bash > ~/.local/share/bash-completion/completions/coda-admin")]
-    Completions { shell: Shell },
+    Completions {
+        shell: Shell,
+    },
 }
 
 pub fn main() -> ! {
@@ -61,10 +73,14 @@ pub fn main() -> ! {
 fn dispatch(cli: Cli) -> Ended {
     let Cli { global, command } = cli;
     match command {
+        Command::Cluster(command) => entry::on_this_thread(operate::cluster::cluster(command, &global)),
+        Command::Node(command) => entry::on_this_thread(operate::node::node(command, &global)),
+        Command::Leader(command) => entry::on_this_thread(operate::leader::leader(command, &global)),
+        Command::Rebalance(args) => entry::on_this_thread(operate::rebalance::rebalance(&args, &global)),
         Command::Queue(command) => entry::on_this_thread(queue::admin(command, &global)),
-        Command::Node(command) => entry::on_this_thread(admin_node::node(command, &global)),
         Command::Cert(command) => cert::cert(command, &global),
         Command::Config(command) => config::config(command, &global),
+        Command::SupportBundle(args) => entry::on_this_thread(operate::bundle::bundle(&args, &global)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "coda-admin", &mut std::io::stdout());
             Ok(Exit::Ok)

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use coda_protocol::ids::{GroupId, NodeId};
+use coda_protocol::limits::{GROUPS_MAX, NODE_ID_MAX};
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
@@ -61,6 +63,17 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(scale_ms).map(Duration::from_millis).ok_or_else(|| "that is too long".to_owned())
 }
 
+pub fn parse_node(text: &str) -> Result<NodeId, String> {
+    let node = text.parse().ok().filter(|node| (1..=NODE_ID_MAX).contains(node));
+    node.map(NodeId).ok_or_else(|| format!("nodes are numbers from 1 to {NODE_ID_MAX}"))
+}
+
+/// 0 is the meta group.
+pub fn parse_group(text: &str) -> Result<GroupId, String> {
+    let group = text.parse().ok().filter(|group| *group <= u32::from(GROUPS_MAX));
+    group.map(GroupId).ok_or_else(|| format!("groups are numbers from 0, the meta group, to {GROUPS_MAX}"))
+}
+
 /// Reads `section.key=value`. Whether there is such a key is for the settings to say.
 pub fn parse_setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, such as log.level=debug")?;
@@ -70,6 +83,16 @@ pub fn parse_setting(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_count_from_1_and_groups_from_0() {
+        assert_eq!((parse_node("1"), parse_node("65535")), (Ok(NodeId(1)), Ok(NodeId(65_535))));
+        assert_eq!((parse_group("0"), parse_group("256")), (Ok(GroupId(0)), Ok(GroupId(256))));
+        for text in ["", "-1", "node-1", "65536", "99999999999999999999"] {
+            assert!(parse_node(text).is_err() && parse_group(text).is_err(), "{text}");
+        }
+        assert!(parse_node("0").is_err());
+    }
 
     #[test]
     fn durations_are_a_number_and_a_unit() {

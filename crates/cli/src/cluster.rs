@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use coda_client::{ClientCertificate, ClientError, ConnectOptions, Link};
-use coda_protocol::ids::SessionId;
+use coda_client::{Admin, ClientCertificate, ClientError, ConnectOptions, Event, Link};
+use coda_protocol::ids::{NodeId, SessionId};
+use coda_protocol::operate::NodeReport;
 use coda_protocol::payload::WorkOutcome;
+use coda_protocol::reject::Reject;
 use coda_protocol::reply::Reply;
 use coda_protocol::request::Request;
 use indicatif::ProgressBar;
@@ -21,17 +23,63 @@ const SPINNER_TICK: Duration = Duration::from_millis(120);
 
 pub struct Cluster {
     link: Link,
+    node: Option<NodeId>,
     started: Instant,
     timeout: Option<Duration>,
 }
 
 impl Cluster {
     pub async fn connect(global: &Global) -> Result<Self, CliError> {
+        Self::open(options(global)?, global.timeout).await
+    }
+
+    pub async fn open(mut options: ConnectOptions, timeout: Option<Duration>) -> Result<Self, CliError> {
         let started = Instant::now();
-        let mut options = options(global)?;
-        options.connect_timeout = global.timeout.unwrap_or(TIMEOUT_DEFAULT);
-        let (link, _) = Link::open(options).await?;
-        Ok(Self { link, started, timeout: global.timeout })
+        options.connect_timeout = timeout.unwrap_or(TIMEOUT_DEFAULT);
+        let (link, mut events) = Link::open(options).await?;
+        // The link is connected, so its first event has happened.
+        let mut first = Vec::with_capacity(1);
+        events.try_recv_many(&mut first, 1);
+        let node = first.into_iter().find_map(|event| match event {
+            Event::Connected { welcome, .. } => Some(welcome.node),
+            Event::Answered { .. } | Event::Push(_) | Event::Disconnected | Event::Failed(_) => None,
+        });
+        Ok(Self { link, node, started, timeout })
+    }
+
+    /// Connects, works, and says goodbye whatever came of it: a node that is told nothing waits for a while to be sure.
+    pub async fn during<T>(
+        global: &Global,
+        work: impl AsyncFnOnce(&Self) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
+        let cluster = Self::connect(global).await?;
+        let done = work(&cluster).await;
+        cluster.close().await;
+        done
+    }
+
+    /// The node that has answered first; others of its cluster may answer what is asked.
+    pub fn node(&self) -> Option<NodeId> {
+        self.node
+    }
+
+    /// What the node says of itself that has answered first.
+    pub async fn own_report(&self) -> Result<Box<NodeReport>, ClientError> {
+        match self.admin().node_report(self.node).await {
+            // A node that is in no cluster knows itself under no number.
+            Err(ClientError::Refused(Reject::NoCluster)) => self.admin().node_report(None).await,
+            answer => answer,
+        }
+    }
+
+    /// What operators ask, each question within the user's time or the usual one.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.link.clone(), self.timeout.unwrap_or(TIMEOUT_DEFAULT))
+    }
+
+    /// For what is asked again and again, within a time of its own: no single question takes all of it.
+    pub fn admin_for_watching(&self) -> Admin {
+        Admin::new(self.link.clone(), self.timeout.map_or(TIMEOUT_DEFAULT, |timeout| timeout.min(TIMEOUT_DEFAULT)))
     }
 
     /// Asks what is answered promptly.
@@ -88,6 +136,7 @@ pub fn options(global: &Global) -> Result<ConnectOptions, CliError> {
     // A command that a worker runs inherits the worker's CODA_SESSION, and must not pose as it.
     options.session = SessionId::random();
     options.agent = concat!("coda-cli/", env!("CARGO_PKG_VERSION")).into();
+    options.outside = true;
     Ok(options)
 }
 

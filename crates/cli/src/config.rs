@@ -1,12 +1,13 @@
-//! `coda-admin config`: what a node is told, before it is told.
+//! `coda-admin config`: what a node is told, before it is told, and what the whole cluster is set to.
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
 use crate::args::{Global, parse_setting};
-use crate::entry::Ended;
+use crate::entry::{self, Ended};
 use crate::errors::Exit;
+use crate::operate::setting;
 use crate::output::{self, Screen};
 use crate::settings::Sources;
 use crate::show;
@@ -35,6 +36,15 @@ Examples:
   coda-admin config keys
   coda-admin config keys -o json")]
     Keys,
+    Get(setting::GetArgs),
+    Set(setting::SetArgs),
+    Unset(setting::UnsetArgs),
+    /// List the cluster's settings that differ from their defaults
+    #[command(after_help = "\
+Examples:
+  coda-admin config diff
+  coda-admin config diff -o json")]
+    Diff,
 }
 
 pub fn config(command: ConfigCommand, global: &Global) -> Ended {
@@ -46,6 +56,10 @@ pub fn config(command: ConfigCommand, global: &Global) -> Ended {
             show::config::effective(&sources.load()?, &screen)
         }
         ConfigCommand::Keys => show::config::keys(&screen),
+        ConfigCommand::Get(args) => return entry::on_this_thread(setting::get(&args, global)),
+        ConfigCommand::Set(args) => return entry::on_this_thread(setting::set(&args, global)),
+        ConfigCommand::Unset(args) => return entry::on_this_thread(setting::unset(&args, global)),
+        ConfigCommand::Diff => return entry::on_this_thread(setting::diff(global)),
     };
     output::print(&text)?;
     Ok(Exit::Ok)

@@ -81,7 +81,7 @@ async fn serve(args: &DevArgs, data_dir: PathBuf) -> Ended {
     if !listen.ip().is_loopback() {
         eprintln!("warning: everyone who reaches {listen} can use this node");
     }
-    let config = NodeConfig { sync_delay: args.sync_delay, ..NodeConfig::alone(data_dir.clone(), listen) };
+    let config = NodeConfig { sync_delay: args.sync_delay.into(), ..NodeConfig::alone(data_dir.clone(), listen) };
     let tell = |stage: Stage<'_>| {
         match stage {
             Stage::Starting => eprintln!("coda is still starting: it reads what {} holds", data_dir.display()),

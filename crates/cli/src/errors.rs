@@ -22,6 +22,12 @@ pub enum Exit {
     NotFound,
     Conflict,
     Unavailable,
+    /// The cluster serves everything, but something is not as it should be.
+    Degraded,
+    /// Some work of the cluster is not served.
+    NoQuorum,
+    /// Copies that should be equal are not.
+    Differs,
     Timeout,
     /// Ended at once by the second of this signal.
     Signal(u8),
@@ -36,6 +42,9 @@ impl Exit {
             Self::NotFound => 3,
             Self::Conflict => 4,
             Self::Unavailable => 5,
+            Self::Degraded => 10,
+            Self::NoQuorum => 11,
+            Self::Differs => 12,
             Self::Timeout => 124,
             Self::Signal(number) => 128 + number,
         }
@@ -114,6 +123,55 @@ impl CliError {
             .help(format!("topics are the commands and {}", crate::topics::names()))
     }
 
+    /// What a command has set going goes on when nobody waits for it any more.
+    pub fn not_yet(what: &str, waited_ms: u128) -> Self {
+        Self::new(Exit::Timeout, "CODA4320", format!("{what}, not within {waited_ms} ms; it goes on"))
+            .help("`coda-admin cluster status` shows how far it is; allow more with --timeout, or leave it out")
+    }
+
+    /// Could cost data its safety: only for who says that they mean it.
+    pub fn unconfirmed(why: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "CODA4321", why).help("nothing was changed; --yes does it nevertheless")
+    }
+
+    pub fn no_peer_address(node: u64) -> Self {
+        Self::new(Exit::Conflict, "CODA4322", format!("node {node} has no address for other nodes")).help(
+            "set listen.peer in its node.toml, and advertise_peer where others reach it elsewhere; start it again",
+        )
+    }
+
+    pub fn seeds_are_the_node(node: u64) -> Self {
+        Self::new(Exit::Usage, "CODA4323", format!("--seeds leads to node {node} itself, which is to join"))
+            .help("name nodes of the cluster with --seeds, and the new one with --address")
+    }
+
+    pub fn in_a_cluster(node: u64) -> Self {
+        Self::new(Exit::Conflict, "CODA4328", format!("node {node} is in a cluster of its own already"))
+            .help("stop it and give it an empty data folder, if nothing in that cluster is needed any more")
+    }
+
+    pub fn cannot_move(stuck: usize) -> Self {
+        let what = if stuck == 1 { "one group".to_owned() } else { format!("{stuck} groups") };
+        Self::new(Exit::Conflict, "CODA4324", format!("{what} cannot be moved for now"))
+            .help("what is said above is missing; once it is there, the cluster goes on by itself")
+    }
+
+    pub fn exists(path: &std::path::Path) -> Self {
+        Self::new(Exit::Conflict, "CODA4325", format!("{} exists and is not overwritten", path.display()))
+            .help("use another name, or --force")
+    }
+
+    pub fn bad_token_file(path: &str, why: impl fmt::Display) -> Self {
+        Self::new(Exit::Usage, "CODA4326", format!("cannot read a token from {path}: {why}"))
+            .help("`coda-admin cluster token create` writes one to its standard output")
+    }
+
+    pub fn bad_setting_value(key: &str, text: &str) -> Self {
+        let text: String = printable(&text.chars().take(64).collect::<String>());
+        Self::new(Exit::Usage, "CODA4327", format!("`{text}` is no value for `{key}`: write true, false or a number"))
+            .help(format!("`coda-admin config get {key} -o json` says what it may be"))
+    }
+
     pub fn print(&self) {
         eprint!("{self}");
     }
@@ -157,6 +215,12 @@ impl From<ClientError> for CliError {
             Some(help) => plain.help(help),
             None => plain,
         }
+    }
+}
+
+impl From<Reject> for CliError {
+    fn from(reject: Reject) -> Self {
+        ClientError::from(reject).into()
     }
 }
 
@@ -248,12 +312,18 @@ fn help_for(error: &ClientError) -> Option<&'static str> {
         E::CertificateRequired { .. } | E::CertificateRefused { .. } | E::BadCertificate { .. } => {
             Some("`coda-admin cert client` makes one, `coda-admin cert show FILE` explains one")
         }
+        E::ClosedByNode { code: 1_006 | 1_007, .. } => {
+            Some("a node that is older than this program does not know everything it asks: upgrade it")
+        }
         E::Deadline { last: None, .. } => Some("try again, or allow more with --timeout"),
         E::Deadline { last: Some(_), .. } | E::Closed | E::ClosedByNode { .. } => {
             Some("try again: repeating a request with the same --id is safe")
         }
         E::Refused(Reject::NoSuchRun { .. }) => Some("check the id; `coda workflow start` prints it"),
         E::Refused(Reject::NoSuchTask { .. }) => Some("check the id; `coda task submit` prints it"),
+        E::Refused(Reject::NoCluster) => {
+            Some("or let the node join another's: `coda-admin cluster join --help` tells how")
+        }
         E::Refused(Reject::IdConflict { .. }) => Some("leave --id out to get a fresh one"),
         E::Unreadable { .. }
         | E::BadClientFile { .. }
@@ -290,6 +360,8 @@ mod tests {
         assert_eq!(status(ClientError::Deadline { ms: 1, last: Some(Unavailable::ShuttingDown) }), 5);
         assert_eq!(status(ClientError::Deadline { ms: 1, last: None }), 124);
         assert_eq!([Exit::Ok.status(), Exit::Signal(2).status(), Exit::Signal(15).status()], [0, 130, 143]);
+        assert_eq!([Exit::Degraded, Exit::NoQuorum, Exit::Differs].map(Exit::status), [10, 11, 12]);
+        assert_eq!(status(Reject::NoCluster.into()), 3);
     }
 
     #[test]

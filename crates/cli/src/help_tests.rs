@@ -1,6 +1,6 @@
 //! What `--help` says, word for word, and that the command trees hold together.
 
-use clap::{Command, CommandFactory};
+use clap::{Command, CommandFactory, Parser};
 
 use crate::expect::expect;
 use crate::{admin, topics, user};
@@ -40,7 +40,24 @@ fn help_reads_as_agreed() {
     let admin = |path: &[&str]| help(admin::Cli::command(), path);
     expect("help/coda-admin.txt", &admin(&[]));
     expect("help/coda-admin-queue.txt", &admin(&["queue"]));
+    expect("help/coda-admin-cluster.txt", &admin(&["cluster"]));
+    expect("help/coda-admin-cluster-init.txt", &admin(&["cluster", "init"]));
+    expect("help/coda-admin-cluster-token-create.txt", &admin(&["cluster", "token", "create"]));
+    expect("help/coda-admin-cluster-join.txt", &admin(&["cluster", "join"]));
+    expect("help/coda-admin-cluster-status.txt", &admin(&["cluster", "status"]));
+    expect("help/coda-admin-cluster-health.txt", &admin(&["cluster", "health"]));
+    expect("help/coda-admin-cluster-verify.txt", &admin(&["cluster", "verify"]));
+    expect("help/coda-admin-node.txt", &admin(&["node"]));
     expect("help/coda-admin-node-status.txt", &admin(&["node", "status"]));
+    expect("help/coda-admin-node-drain.txt", &admin(&["node", "drain"]));
+    expect("help/coda-admin-node-remove.txt", &admin(&["node", "remove"]));
+    expect("help/coda-admin-node-replace.txt", &admin(&["node", "replace"]));
+    expect("help/coda-admin-leader-transfer.txt", &admin(&["leader", "transfer"]));
+    expect("help/coda-admin-rebalance.txt", &admin(&["rebalance"]));
+    expect("help/coda-admin-config.txt", &admin(&["config"]));
+    expect("help/coda-admin-config-get.txt", &admin(&["config", "get"]));
+    expect("help/coda-admin-config-set.txt", &admin(&["config", "set"]));
+    expect("help/coda-admin-support-bundle.txt", &admin(&["support-bundle"]));
     expect("help/coda-admin-cert.txt", &admin(&["cert"]));
     expect("help/coda-admin-cert-ca.txt", &admin(&["cert", "ca"]));
     expect("help/coda-admin-cert-node.txt", &admin(&["cert", "node"]));
@@ -62,6 +79,27 @@ fn every_command_teaches_by_example() {
     }
     check(&user::Cli::command(), "");
     check(&admin::Cli::command(), "");
+}
+
+/// An id that two arguments share fails only when a command line is read.
+#[test]
+fn what_operators_are_shown_can_be_typed() {
+    fn check(command: &Command, typed: &mut usize) {
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in after.lines().map(str::trim).filter(|line| line.starts_with("coda-admin ")) {
+            // What the shell does with it, and what is said of it, stands behind.
+            let ends = ["   ", " | ", " |", " > ", " && ", " || "].iter().filter_map(|end| line.find(end));
+            let words = line[..ends.min().unwrap_or(line.len())].split_whitespace();
+            if let Err(error) = admin::Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+            *typed += 1;
+        }
+        command.get_subcommands().for_each(|child| check(child, typed));
+    }
+    let mut typed = 0;
+    check(&admin::Cli::command(), &mut typed);
+    assert!(typed > 60, "{typed}");
 }
 
 #[test]

@@ -11,11 +11,11 @@ mod args;
 mod entry;
 mod errors;
 
-mod admin_node;
 mod cert;
 mod cluster;
 mod config;
 mod input;
+mod operate;
 mod queue;
 mod work;
 

@@ -1,6 +1,6 @@
 //! The one place that knows how a node is started. Everything else of this crate is on this side of the wire.
 
-pub use coda_broker::node::{Certificates, Node, NodeConfig};
+pub use coda_broker::node::{Certificates, DiskOptions, Node, NodeConfig, Peering};
 
 use coda_broker::identity::IdentityError;
 use coda_broker::node::StartError;

@@ -76,6 +76,36 @@ fn two(large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
     if small == 0 { format!("{large}{large_unit}") } else { format!("{large}{large_unit} {small}{small_unit}") }
 }
 
+/// A number of bytes in the largest unit that leaves at least one.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    while unit + 1 < UNITS.len() && count >> (10 * (unit + 1)) > 0 {
+        unit += 1;
+    }
+    if unit == 0 {
+        return format!("{count} B");
+    }
+    // Cut, not rounded: 1023.99 KiB are no MiB, and what is free is never more than it says.
+    let tenths = (u128::from(count) * 10) >> (10 * unit);
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// A short time, in microseconds.
+pub fn micros(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us}us"),
+        1_000..100_000 => format!("{}.{}ms", us / 1_000, us % 1_000 / 100),
+        _ => span(us / 1_000),
+    }
+}
+
+/// A line in colour, where there are colours.
+pub fn painted(screen: &Screen, colour: owo_colors::AnsiColors, text: &str) -> String {
+    use owo_colors::OwoColorize;
+    if screen.colours { text.color(colour).to_string() } else { text.to_owned() }
+}
+
 /// A table with column names in capitals and no borders: easy on the eye and on `awk`.
 pub struct Grid(Table);
 
@@ -178,6 +208,17 @@ mod tests {
         let spans = [0, 999, 1_000, 59_999, 60_000, 125_000, 3_600_000, 5_400_000, 86_400_000, 183_600_000];
         let expected = ["0ms", "999ms", "1s", "59s", "1m", "2m 5s", "1h", "1h 30m", "1d", "2d 3h"];
         assert_eq!(spans.map(span), expected);
+    }
+
+    #[test]
+    fn bytes_and_short_times_read_at_a_glance() {
+        let counts = [0, 1_023, 1_024, 1_536, (1 << 20) - 1, 1 << 20, 5 << 30, u64::MAX];
+        let expected = ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1023.9 KiB", "1.0 MiB", "5.0 GiB", "16777215.9 TiB"];
+        assert_eq!(counts.map(bytes), expected);
+        assert_eq!(
+            [0, 999, 1_850, 99_999, 400_000, 2_500_000].map(micros),
+            ["0us", "999us", "1.8ms", "99.9ms", "400ms", "2s"]
+        );
     }
 
     #[test]

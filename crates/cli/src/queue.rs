@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use coda_client::ClientError;
 use coda_protocol::ids::{Name, check_name};
-use coda_protocol::reply::{QueueList, Reply};
+use coda_protocol::reply::{QueueList, QueueSummary, Reply};
 use coda_protocol::request::Request;
 use serde_json::json;
 
@@ -95,6 +95,17 @@ pub async fn admin(command: AdminCommand, global: &Global) -> Ended {
 
 async fn list(global: &Global) -> Ended {
     let cluster = Cluster::connect(global).await?;
+    let queues = all(&cluster).await?;
+    cluster.close().await;
+    if queues.is_empty() {
+        output::tip("no queue has work or workers yet: `coda workflow start` or `coda task submit` makes one");
+    }
+    output::print(&show::queue::list(&queues, &Screen::new(global)))?;
+    Ok(Exit::Ok)
+}
+
+/// Every queue, as many pages as there are.
+pub async fn all(cluster: &Cluster) -> Result<Vec<QueueSummary>, CliError> {
     let (mut all, mut from) = (QueueList::default(), None);
     loop {
         let Reply::QueuePage(page) = cluster.ask(Request::ListQueuesFrom(from)).await? else {
@@ -102,16 +113,9 @@ async fn list(global: &Global) -> Ended {
         };
         from = all.add(page);
         if from.is_none() {
-            break;
+            return Ok(all.into_queues());
         }
     }
-    cluster.close().await;
-    let queues = all.into_queues();
-    if queues.is_empty() {
-        output::tip("no queue has work or workers yet: `coda workflow start` or `coda task submit` makes one");
-    }
-    output::print(&show::queue::list(&queues, &Screen::new(global)))?;
-    Ok(Exit::Ok)
 }
 
 async fn describe(queue: Name, global: &Global) -> Ended {

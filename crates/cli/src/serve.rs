@@ -1,13 +1,21 @@
 //! `coda serve`: a node as a service, told by a file what it is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
-use tracing::{info, warn};
+use coda_client::{ClientCertificate, ClientError, ConnectOptions};
+use coda_protocol::cluster::Registration;
+use coda_protocol::ids::NodeId;
+use coda_protocol::join::JoinToken;
+use tracing::{error, info, warn};
 
 use crate::args::parse_setting;
+use crate::cluster::Cluster;
 use crate::entry::{self, Ended};
-use crate::node::{Certificates, Node, NodeConfig};
+use crate::errors::{CliError, Exit};
+use crate::node::{Certificates, DiskOptions, Node, NodeConfig};
+use crate::operate::join;
 use crate::output;
 use crate::service::{self, Stage};
 use crate::settings::{Settings, Sources};
@@ -28,7 +36,8 @@ The first line on standard output is `coda is ready on HOST:PORT`, printed once 
 unit is ready then too. SIGTERM or Ctrl-C stops it cleanly, a second one at once (exit status 130 or 143).
 Certificates are read again when their files change, and on SIGHUP.
 
-For now a node is a cluster of its own: settings for several nodes are refused.")]
+With `listen.peer`, a node is one of several: `coda-admin cluster init` begins a cluster with the first of them, and the
+others join with `cluster.seeds` and `cluster.join_token`, or by `coda-admin cluster join`. Without, it is alone.")]
 pub struct ServeArgs {
     /// What the node is, in TOML
     #[arg(long, value_name = "FILE", env = "CODA_CONFIG", hide_env_values = true)]
@@ -82,9 +91,13 @@ async fn keep(settings: Settings) -> Ended {
         groups: 1,
         data_dir: settings.data_dir.clone(),
         listen: settings.listen,
+        advertise: settings.advertise.as_deref().map(Into::into),
+        peering: settings.peering.clone(),
+        zone: settings.zone.as_deref().unwrap_or_default().into(),
         certificates: Certificates::Files(settings.certificates.clone()),
         require_client_certificate: settings.require_certificate,
-        sync_delay: settings.sync_delay,
+        sync_delay: settings.sync_delay.into(),
+        disk: DiskOptions { reserve_bytes: settings.disk_reserve, ..DiskOptions::default() },
     };
     let mut tell = |stage: Stage<'_>| {
         match stage {
@@ -92,6 +105,9 @@ async fn keep(settings: Settings) -> Ended {
             Stage::Ready(node) => {
                 output::print(&greeting(node, &settings))?;
                 notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("ready")]);
+                if let Some(joining) = Joining::of(node, &settings)? {
+                    tokio::spawn(joining.run());
+                }
             }
             Stage::Stopping => {
                 notify(&[sd_notify::NotifyState::Stopping, sd_notify::NotifyState::Status("stopping")]);
@@ -103,6 +119,68 @@ async fn keep(settings: Settings) -> Ended {
         Ok(())
     };
     service::keep(config, signals, reloads, &mut tell).await
+}
+
+/// What a node needs that is to join a cluster by its settings.
+struct Joining {
+    node: NodeId,
+    registration: Registration,
+    token: JoinToken,
+    options: ConnectOptions,
+}
+
+/// Before a cluster that does not answer is asked again.
+const JOIN_AGAIN: Duration = Duration::from_secs(2);
+/// How long it may take to answer.
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Joining {
+    /// None for a node that is in a cluster, or was not told of one.
+    fn of(node: &Node, settings: &Settings) -> Result<Option<Self>, CliError> {
+        let Some(token) = settings.join_token.as_deref().filter(|_| node.is_outside()) else { return Ok(None) };
+        if settings.seeds.is_empty() {
+            warn!("`cluster.join_token` without `cluster.seeds`: nobody to ask, waiting for `coda-admin cluster join`");
+            return Ok(None);
+        }
+        let token = token.parse::<JoinToken>().map_err(ClientError::Refused)?;
+        let files = &settings.certificates;
+        let read = |path: &Path| {
+            let why = |error: std::io::Error| CliError::local_io(format!("cannot read {}: {error}", path.display()));
+            std::fs::read(path).map_err(why)
+        };
+        // A node's certificate is as good as a client's.
+        let certificate = ClientCertificate { cert_pem: read(&files.cert)?, key_pem: read(&files.key)? };
+        let options = ConnectOptions {
+            certificate: Some(certificate),
+            agent: concat!("coda-serve/", env!("CARGO_PKG_VERSION")).into(),
+            ..ConnectOptions::new(&settings.seeds.join(","), read(&files.ca)?)?
+        };
+        Ok(Some(Self { node: settings.node, registration: node.registration().clone(), token, options }))
+    }
+
+    /// Asks until the cluster says yes, or no.
+    async fn run(self) {
+        loop {
+            match self.ask().await {
+                Ok(()) => return info!(node = self.node.0, "let into the cluster, its groups are on their way"),
+                Err(error) if matches!(error.exit, Exit::Unavailable | Exit::Timeout) => {
+                    warn!(code = error.code, why = error.message, "the cluster does not answer, asking again");
+                }
+                Err(error) => {
+                    error!(code = error.code, why = error.message, "not let into the cluster, waiting outside of it");
+                    return;
+                }
+            }
+            tokio::time::sleep(JOIN_AGAIN).await;
+        }
+    }
+
+    async fn ask(&self) -> Result<(), CliError> {
+        let cluster = Cluster::open(self.options.clone(), Some(JOIN_PATIENCE)).await?;
+        let joined = join::join(&cluster.admin(), &self.token, self.node, self.registration.clone()).await;
+        cluster.close().await;
+        joined
+    }
 }
 
 /// Tells systemd, where it listens.

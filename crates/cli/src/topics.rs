@@ -57,6 +57,9 @@ What the exit status of `coda` and `coda-admin` means:
     3  not found: no such run or task, or its retention time is over
     4  conflict: the id names other work; the data folder or the address is in use
     5  unavailable: no node answered, or it could not; trying again may help
+   10  degraded: the cluster serves everything, but something is not as it should be (`coda-admin cluster health`)
+   11  no quorum: some work is not served, because too few nodes answer (`coda-admin cluster health`)
+   12  differs: copies of a group are not equal (`coda-admin cluster verify`)
   124  timeout: what was awaited has not happened within --timeout
   130  ended at once by a second SIGINT, 143 by a second SIGTERM, 129 by a second SIGHUP
 

@@ -1,5 +1,7 @@
 //! Starting runs, submitting tasks, waiting for their results, and asking why something waits.
 
+use std::time::Duration;
+
 use coda_protocol::ids::{RunId, SessionId, TaskId};
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::reply::{
@@ -10,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::admin::Admin;
 use crate::error::ClientError;
 use crate::link::Link;
 use crate::options::ConnectOptions;
@@ -191,6 +194,12 @@ impl Client {
     /// As [`Link::request`].
     pub async fn end_session(&self, session: SessionId) -> Result<(), ClientError> {
         self.link.request(Request::EndSession(session)).await.map(drop)
+    }
+
+    /// The cluster as its operators see it. Each of its questions is given up after `limit`.
+    #[must_use]
+    pub fn admin(&self, limit: Duration) -> Admin {
+        Admin::new(self.link.clone(), limit)
     }
 
     /// The link below, for everything that has no method here.

@@ -68,6 +68,8 @@ pub(crate) trait Handler: Send + Sync + Sized + 'static {
     fn leading(&self, nodes: &BTreeSet<NodeId>) -> Vec<(NodeId, Request, Self::Ticket)>;
     /// Frames to a node that ask for no answer and go before all others of a write.
     fn credits(&self, node: NodeId, out: &mut Vec<u8>);
+    /// What to ask nodes to give back, for the sake of others.
+    fn reclaim(&self) -> Vec<(NodeId, Request, Self::Ticket)>;
     /// Takes a batch of news and leaves it empty.
     fn handle(&self, courier: &Courier<Self>, news: &mut Vec<News<Self::Ticket>>);
     /// Waits until the program has kept up. Nothing is read meanwhile.
@@ -115,7 +117,7 @@ impl<H: Handler> Courier<H> {
             return Err(ClientError::NotConfigured);
         }
         let hello = Hello { session: options.session, agent: options.agent.clone() };
-        let dialer = Dialer::new(&options.ca_pem, options.certificate.as_ref(), hello)?;
+        let dialer = Dialer::new(&options.ca_pem, options.certificate.as_ref(), hello, options.outside)?;
         let courier = Arc::new(Self {
             handler,
             flight: Mutex::new(Flight::new()),
@@ -224,6 +226,17 @@ impl<H: Handler> Courier<H> {
         }
     }
 
+    /// As [`Courier::submit_internal`], to each connected node. Whoever connects later is greeted.
+    pub(crate) fn submit_everywhere(&self, request: &Request, ticket: impl Fn() -> H::Ticket) {
+        let mut flight = self.flight.lock();
+        for node in flight.routes.connected() {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let frame = encode(id, request.clone()).into();
+            let freed = flight.add(id, frame, Class::Internal, Target::Node(node), ticket());
+            debug_assert!(freed.is_none(), "only waits join others");
+        }
+    }
+
     /// The credits have changed.
     pub(crate) fn wake(&self) {
         self.flight.lock().wake_all();
@@ -243,6 +256,18 @@ impl<H: Handler> Courier<H> {
         }
         flight.reroute();
         flight.wake_all();
+    }
+
+    /// Asks nodes to give back what others want. Decided under the lock: a connection that is up then is the one that the
+    /// handler knows of.
+    pub(crate) fn reclaim(&self) {
+        let mut flight = self.flight.lock();
+        for (node, request, ticket) in self.handler.reclaim() {
+            // Of one that is not, the handler is about to hear, and asks for nothing back then.
+            if flight.routes.is_up(node) {
+                self.add_greeting(&mut flight, node, request, ticket);
+            }
+        }
     }
 
     /// What a new connection says first.

@@ -184,7 +184,7 @@ impl<T> Flight<T> {
                 let pending = entry.get_mut();
                 let delay = retry_delay(pending.refusals, &unavailable, chance);
                 pending.refusals += 1;
-                pending.overloaded = matches!(unavailable, Unavailable::Overloaded { .. });
+                pending.overloaded = asked_to_wait(&unavailable).is_some();
                 pending.last = Some(unavailable);
                 pending.at = None;
                 self.retries.push(Reverse((now + delay, id)));
@@ -293,11 +293,18 @@ pub(crate) struct Frames {
 /// that at random: those it refuses together must not come back together.
 fn retry_delay(refusals: u32, unavailable: &Unavailable, chance: f64) -> Duration {
     let grown = RETRY_MIN.saturating_mul(1 << refusals.min(10)).min(RETRY_MAX);
-    let asked = match unavailable {
-        Unavailable::Overloaded { retry_after_ms } => Duration::from_millis(*retry_after_ms).min(RETRY_ASKED_MAX),
-        Unavailable::NotLeader { .. } | Unavailable::ShuttingDown | Unavailable::ConnectionLost => Duration::ZERO,
-    };
+    let asked = asked_to_wait(unavailable).unwrap_or_default();
     grown.mul_f64(1.0 - chance / 2.0).max(asked.mul_f64(1.0 + chance / 2.0))
+}
+
+/// How long a node wants to be left alone, if it says so.
+fn asked_to_wait(unavailable: &Unavailable) -> Option<Duration> {
+    match unavailable {
+        Unavailable::Overloaded { retry_after_ms } | Unavailable::DiskFull { retry_after_ms } => {
+            Some(Duration::from_millis(*retry_after_ms).min(RETRY_ASKED_MAX))
+        }
+        Unavailable::NotLeader { .. } | Unavailable::ShuttingDown | Unavailable::ConnectionLost => None,
+    }
 }
 
 #[cfg(test)]
@@ -340,7 +347,7 @@ mod tests {
     }
 
     fn leads(flight: &mut Flight<u32>, term: u64, node: NodeId) {
-        flight.routes.set_leader(GroupLeader { group: GroupId(1), term, leader: Some(node) });
+        flight.routes.set_leader(node, GroupLeader { group: GroupId(1), term, leader: Some(node) });
         flight.reroute();
     }
 
@@ -391,6 +398,8 @@ mod tests {
                 assert!(delay >= Duration::from_millis(200) && delay <= RETRY_MAX.max(Duration::from_millis(300)));
                 assert!(retry_delay(refusals, &after(5_000), chance) >= Duration::from_millis(5_000));
                 assert!(retry_delay(refusals, &after(u64::MAX), chance) <= RETRY_ASKED_MAX * 3 / 2);
+                let full = Unavailable::DiskFull { retry_after_ms: 1_000 };
+                assert!(retry_delay(refusals, &full, chance) >= Duration::from_millis(1_000));
                 assert!(retry_delay(refusals, &Unavailable::ShuttingDown, chance) >= RETRY_MIN / 2);
             }
             let delays = || (0..100).map(|i| retry_delay(refusals, &after(200), f64::from(i) / 100.0));
@@ -420,7 +429,7 @@ mod tests {
     fn requests_follow_the_leader_in_their_order_and_are_parked_while_there_is_none() {
         let now = Instant::now();
         let mut flight = connected(&[ONE, TWO]);
-        flight.routes.set_leader(GroupLeader { group: GroupId(1), term: 2, leader: None });
+        flight.routes.set_leader(ONE, GroupLeader { group: GroupId(1), term: 2, leader: None });
         flight.add(1, frame("a"), Class::Prompt, SLOT, 0);
         assert!(sent(&mut flight, now).is_empty() && sent_to(&mut flight, TWO, now).is_empty());
         leads(&mut flight, 2, ONE);

@@ -2,7 +2,7 @@
 //!
 //! A plain struct that decides; [`crate::worker_link`] sends and receives. Free slots are offered as the difference
 //! between what is free and what nodes already know of, so that no lost frame can make the two disagree for long. Each is
-//! offered to one node at a time, and they are spread evenly over the nodes that lead groups.
+//! promised to one node at a time: see [`slots`].
 //!
 //! ```text
 //!              push ──▶ (assembling) ──▶ ACTIVE ──complete/release──▶ ENDING ──answer──▶ gone
@@ -13,23 +13,25 @@
 //! ```
 
 mod requests;
+mod slots;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Instant;
 
 use coda_protocol::cluster::ClusterMap;
 use coda_protocol::frame::Frame;
 use coda_protocol::ids::{GroupId, LeaseId, NodeId, RunId, Slotted, Work, WorkKind, check_name};
-use coda_protocol::limits::{
-    CREDIT_MAX, LEASES_PER_SESSION_MAX, SUBSCRIPTION_NAMES_MAX, SUBSCRIPTIONS_PER_SESSION_MAX,
-};
+use coda_protocol::limits::{LEASES_PER_SESSION_MAX, SUBSCRIPTION_NAMES_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
 use coda_protocol::payload::WorkOutcome;
-use coda_protocol::push::{MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded};
-use coda_protocol::request::{Credit, Request, Resume, StepKey, Subscribe};
+use coda_protocol::push::{MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded, Wants};
+use coda_protocol::request::{Credit, Request, Resume, StepKey, Subscribe, Withdraw};
 use tracing::{debug, warn};
 
 use crate::error::ClientError;
 use crate::options::PROMPT_IN_FLIGHT_MAX;
 use crate::worker_link::WorkerEvent;
+pub(crate) use slots::Salt;
+use slots::Slots;
 
 /// What a worker executes from one queue, and how much of it at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +66,13 @@ pub(crate) enum Intent {
     },
     Park {
         hold: Hold,
+    },
+    /// Takes free slots back that a node was promised.
+    Withdraw {
+        node: NodeId,
+        line: usize,
+        kind: WorkKind,
+        id: u64,
     },
 }
 
@@ -109,25 +118,12 @@ struct Assembling {
     memo: Vec<(StepKey, WorkOutcome)>,
 }
 
-/// A queue that is served. Arrays are indexed by [`WorkKind`].
+/// A queue that is served.
 #[derive(Debug)]
 struct Line {
     subscribe: Subscribe,
-    slots: [u32; 2],
-    taken: [u32; 2],
-    /// Credit that each connected node has and has not used.
-    offered: BTreeMap<NodeId, [u32; 2]>,
-}
-
-impl Line {
-    fn free(&self, kind: usize) -> u32 {
-        self.slots[kind].saturating_sub(self.taken[kind]).min(CREDIT_MAX)
-    }
-
-    /// Free slots that no node knows of.
-    fn unoffered(&self, kind: usize) -> u32 {
-        self.free(kind).saturating_sub(self.offered.values().map(|offered| offered[kind]).sum())
-    }
+    /// Indexed by [`WorkKind`].
+    slots: [Slots; 2],
 }
 
 /// `P` is a request that waits until it may be sent.
@@ -137,30 +133,40 @@ pub(crate) struct Leases<P> {
     /// Connected nodes that lead groups.
     leading: BTreeSet<NodeId>,
     held: HashMap<Hold, Held<P>>,
+    /// Of the last request that took slots back.
+    withdrawals: u64,
     draining: bool,
 }
 
 impl<P> Leases<P> {
-    pub(crate) fn new(served: Vec<Served>) -> Result<Self, ClientError> {
+    pub(crate) fn new(served: Vec<Served>, salt: Salt) -> Result<Self, ClientError> {
         check(&served)?;
         let line = |served: Served| {
             let run_slots = if served.subscribe.workflows.is_empty() { 0 } else { served.run_slots };
             let task_slots = if served.subscribe.tasks.is_empty() { 0 } else { served.task_slots };
-            Line {
-                subscribe: served.subscribe,
-                slots: [task_slots, run_slots],
-                taken: [0; 2],
-                offered: BTreeMap::new(),
-            }
+            Line { subscribe: served.subscribe, slots: [task_slots, run_slots].map(|total| Slots::new(total, salt)) }
         };
         let lines = served.into_iter().map(line).collect();
-        Ok(Self { lines, leading: BTreeSet::new(), held: HashMap::new(), draining: false })
+        Ok(Self { lines, leading: BTreeSet::new(), held: HashMap::new(), withdrawals: 0, draining: false })
+    }
+
+    fn slots(&mut self) -> impl Iterator<Item = &mut Slots> {
+        self.lines.iter_mut().flat_map(|line| &mut line.slots)
     }
 
     /// Whether free slots exist that no node knows of.
     pub(crate) fn owes_credit(&self) -> bool {
-        let owes = |line: &Line| (0..2).any(|i| line.unoffered(i) > 0);
+        let owes = |line: &Line| line.slots.iter().any(|slots| slots.unpromised() > 0);
         !self.draining && !self.leading.is_empty() && self.lines.iter().any(owes)
+    }
+
+    /// Whether this lease's slot is free now, and for another node than the one that will hear of the lease's end.
+    pub(crate) fn owes_others(&self, hold: Hold, now: Instant) -> bool {
+        let Some(held) = self.held.get(&hold).filter(|_| self.leading.len() > 1 && !self.draining) else {
+            return false;
+        };
+        let slots = &self.lines[held.line].slots[hold.0.kind() as usize];
+        slots.unpromised() > slots.due(held.node, &self.leading, now)
     }
 
     /// Leases that the user has and has not ended.
@@ -171,9 +177,7 @@ impl<P> Leases<P> {
 
     /// What a new connection says first. The node knows of no credit then.
     pub(crate) fn greeting(&mut self, node: NodeId) -> Vec<Request> {
-        for line in &mut self.lines {
-            line.offered.insert(node, [0; 2]);
-        }
+        self.slots().for_each(|slots| slots.connect(node));
         if self.draining { Vec::new() } else { self.subscriptions() }
     }
 
@@ -195,9 +199,8 @@ impl<P> Leases<P> {
         let mut anew = Vec::new();
         for node in self.leading.difference(nodes) {
             for line in &mut self.lines {
-                let Some(offered) = line.offered.get_mut(node) else { continue };
-                if *offered != [0; 2] && !self.draining {
-                    *offered = [0; 2];
+                let [tasks, runs] = &mut line.slots;
+                if (tasks.revoke(*node) | runs.revoke(*node)) && !self.draining {
                     anew.push((*node, Request::Subscribe(line.subscribe.clone())));
                 }
             }
@@ -207,19 +210,16 @@ impl<P> Leases<P> {
     }
 
     /// Offers a node its part of the free slots that no node knows of.
-    pub(crate) fn credits(&mut self, node: NodeId, out: &mut Vec<u8>) {
-        if self.draining || !self.leading.contains(&node) {
+    pub(crate) fn credits(&mut self, node: NodeId, now: Instant, out: &mut Vec<u8>) {
+        if self.draining {
             return;
         }
         for line in &mut self.lines {
             for kind in [WorkKind::Task, WorkKind::Run] {
-                let i = kind as usize;
-                let even = line.free(i).div_ceil(self.leading.len() as u32);
-                let unoffered = line.unoffered(i);
-                let Some(offered) = line.offered.get_mut(&node) else { continue };
-                let slots = even.saturating_sub(offered[i]).min(unoffered);
+                let of_kind = &mut line.slots[kind as usize];
+                let slots = of_kind.due(node, &self.leading, now);
                 if slots > 0 {
-                    offered[i] += slots;
+                    of_kind.offer(node, slots);
                     let credit = Credit { queue: line.subscribe.queue.clone(), kind, slots };
                     Frame::Request { id: 0, request: Request::Credit(credit) }.encode(out);
                 }
@@ -227,9 +227,35 @@ impl<P> Leases<P> {
         }
     }
 
+    /// A node's work waits for slots, or not any more. Follow with [`Leases::reclaim`].
+    fn on_wants(&mut self, node: NodeId, Wants { queue, kind, wanted }: &Wants, now: Instant) {
+        let line = self.lines.iter_mut().find(|line| line.subscribe.queue == *queue);
+        if let Some(line) = line.filter(|_| !self.draining && self.leading.contains(&node)) {
+            line.slots[*kind as usize].wants(node, *wanted, now);
+        }
+    }
+
+    /// Takes slots back from nodes that have no use for them, for those that want some.
+    pub(crate) fn reclaim(&mut self, now: Instant) -> Vec<(NodeId, Withdraw, Intent)> {
+        let mut withdrawals = Vec::new();
+        if self.draining {
+            return withdrawals;
+        }
+        for (i, line) in self.lines.iter_mut().enumerate() {
+            for kind in [WorkKind::Task, WorkKind::Run] {
+                for (node, slots, id) in line.slots[kind as usize].reclaim(now, &mut self.withdrawals) {
+                    let withdraw = Withdraw { queue: line.subscribe.queue.clone(), kind, slots };
+                    withdrawals.push((node, withdraw, Intent::Withdraw { node, line: i, kind, id }));
+                }
+            }
+        }
+        withdrawals
+    }
+
     /// Takes a push. `back` receives leases that are handed back at once.
     pub(crate) fn on_push(&mut self, node: NodeId, push: Push, events: &mut Vec<WorkerEvent>, back: &mut Vec<Hold>) {
         match push {
+            Push::Wants(wants) => self.on_wants(node, &wants, Instant::now()),
             Push::Task(lease) => {
                 if self.lease(node, (Work::Task(lease.task), lease.lease), &lease.queue, back).is_some() {
                     events.push(WorkerEvent::TaskStart(lease));
@@ -250,7 +276,7 @@ impl<P> Leases<P> {
             Push::Step(step) => self.on_step(step, events),
             Push::LeaseLost { work, lease } => self.on_lost((work, lease), events),
             // The courier's.
-            Push::Leader(_) | Push::Map(_) => {}
+            Push::Leader(_) | Push::Map(_) | Push::Outside => {}
         }
     }
 
@@ -266,14 +292,12 @@ impl<P> Leases<P> {
             return None;
         };
         let kind = hold.0.kind() as usize;
-        if let Some(offered) = self.lines[i].offered.get_mut(&node) {
-            offered[kind] = offered[kind].saturating_sub(1);
-        }
+        self.lines[i].slots[kind].used(node);
         if self.draining {
             back.push(hold);
             return None;
         }
-        self.lines[i].taken[kind] += 1;
+        self.lines[i].slots[kind].take(node);
         let held = Held {
             line: i,
             node,
@@ -347,9 +371,7 @@ impl<P> Leases<P> {
 
     /// Runs whose pages were cut off are left to the node, which hands out what no resume names.
     pub(crate) fn on_disconnected(&mut self, node: NodeId) {
-        for line in &mut self.lines {
-            line.offered.remove(&node);
-        }
+        self.slots().for_each(|slots| slots.disconnect(node));
         self.take_assembling(|held| held.node == node);
     }
 
@@ -371,7 +393,7 @@ impl<P> Leases<P> {
     fn forget(&mut self, hold: Hold) {
         let Some(held) = self.held.remove(&hold) else { return };
         if held.state != State::Ending {
-            self.lines[held.line].taken[hold.0.kind() as usize] -= 1;
+            self.lines[held.line].slots[hold.0.kind() as usize].give(held.node);
         }
     }
 }
@@ -418,3 +440,5 @@ fn check(served: &[Served]) -> Result<(), ClientError> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wants_tests;

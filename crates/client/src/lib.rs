@@ -7,7 +7,7 @@
 //!    belongs. It reconnects for ever, follows leaders, sends every unanswered request again, and shows none of it.
 //! 2. A [`WorkerLink`] adds what a worker must keep: leases held, slots free, memo pages, steps awaited.
 //!    The Python SDK is written on these two.
-//! 3. [`Client`] and [`Worker`] are what Rust programs use.
+//! 3. [`Client`] and [`Worker`] are what Rust programs use, and [`Admin`] what operators do.
 
 mod certificate;
 mod discover;
@@ -24,6 +24,7 @@ mod wire;
 mod leases;
 mod worker_link;
 
+mod admin;
 mod client;
 mod payloads;
 mod start;
@@ -36,6 +37,7 @@ mod workflow;
 
 pub use coda_protocol as protocol;
 
+pub use admin::Admin;
 pub use certificate::ClientCertificate;
 pub use client::{Client, RunError, RunHandle, TaskHandle};
 pub use error::ClientError;

@@ -182,6 +182,10 @@ impl Handler for LinkHandler {
 
     fn credits(&self, _: NodeId, _: &mut Vec<u8>) {}
 
+    fn reclaim(&self) -> Vec<(NodeId, Request, Ticket)> {
+        Vec::new()
+    }
+
     fn handle(&self, _courier: &Courier<Self>, news: &mut Vec<News<Ticket>>) {
         let mut batch = Vec::with_capacity(news.len());
         let mut over = false;

@@ -58,6 +58,8 @@ pub struct ConnectOptions {
     pub agent: SmolStr,
     /// How long `open` waits for a first node to answer. Later the link reconnects for ever.
     pub connect_timeout: Duration,
+    /// Connect to nodes too that are in no cluster yet: for those who bring them into one.
+    pub outside: bool,
 }
 
 impl ConnectOptions {
@@ -73,6 +75,7 @@ impl ConnectOptions {
             session: SessionId::random(),
             agent: SmolStr::new_static(concat!("coda-rust/", env!("CARGO_PKG_VERSION"))),
             connect_timeout: Duration::from_millis(CONNECT_TIMEOUT_MS_DEFAULT),
+            outside: false,
         })
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Routes {
     map: Option<Arc<ClusterMap>>,
     leaders: BTreeMap<GroupId, Leader>,
     up: BTreeSet<NodeId>,
+    /// Connected, and in no cluster: they know nothing that is asked of any node, and are asked only where there is no other.
+    outside: BTreeSet<NodeId>,
     /// Leaders that know what this session holds.
     resumed: BTreeMap<GroupId, (NodeId, u64)>,
     turn: usize,
@@ -55,8 +57,10 @@ impl Routes {
         newer
     }
 
-    /// Takes what a node says about a group's leader; whether that is news.
-    pub(crate) fn set_leader(&mut self, GroupLeader { group, term, leader }: GroupLeader) -> bool {
+    /// Takes what a node says about a group's leader; whether that is news. Only a leader's own word says who it is: it gives
+    /// it when it is ready, and others may have heard of it before. By theirs, the one before leads no longer.
+    pub(crate) fn set_leader(&mut self, from: NodeId, GroupLeader { group, term, leader }: GroupLeader) -> bool {
+        let leader = leader.filter(|leader| *leader == from);
         let said = Leader { term, node: leader };
         let news = self.leaders.get(&group).is_none_or(|known| {
             // Of one term there is one leader: whoever names none has only not heard of it. Where nobody is known to lead,
@@ -70,6 +74,15 @@ impl Routes {
         news
     }
 
+    /// Whether the node is in a cluster, as it says itself.
+    pub(crate) fn set_outside(&mut self, node: NodeId, is_outside: bool) {
+        if is_outside {
+            self.outside.insert(node);
+        } else {
+            self.outside.remove(&node);
+        }
+    }
+
     pub(crate) fn up(&mut self, node: NodeId) {
         self.up.insert(node);
     }
@@ -77,6 +90,7 @@ impl Routes {
     /// The node's connection is gone. What it led it may lead still, and will say so when it is back.
     pub(crate) fn down(&mut self, node: NodeId) {
         self.up.remove(&node);
+        self.outside.remove(&node);
         self.resumed.retain(|_, (at, _)| *at != node);
         for leader in self.leaders.values_mut().filter(|leader| leader.node == Some(node)) {
             leader.node = None;
@@ -85,6 +99,10 @@ impl Routes {
 
     pub(crate) fn is_up(&self, node: NodeId) -> bool {
         self.up.contains(&node)
+    }
+
+    pub(crate) fn connected(&self) -> Vec<NodeId> {
+        self.up.iter().copied().collect()
     }
 
     pub(crate) fn nodes_up(&self) -> usize {
@@ -105,7 +123,9 @@ impl Routes {
 
     fn any(&mut self) -> Option<NodeId> {
         self.turn = self.turn.wrapping_add(1);
-        self.up.iter().nth(self.turn % self.up.len().max(1)).copied()
+        let inside: Vec<NodeId> = self.up.difference(&self.outside).copied().collect();
+        let asked = if inside.is_empty() { self.connected() } else { inside };
+        asked.get(self.turn % asked.len().max(1)).copied()
     }
 
     /// Data groups whose connected leader has not been told yet what this session holds. Once each.
@@ -169,7 +189,9 @@ pub(crate) mod tests {
         assert_eq!((routes.route(FIRST), routes.route(Target::Any)), (None, Some(NodeId(1))));
         assert!(routes.set_map(map(1, 2)));
         assert_eq!(routes.route(FIRST), None);
-        assert!(routes.set_leader(leads(1, 3, Some(1))) && routes.set_leader(leads(2, 4, Some(2))));
+        assert!(
+            routes.set_leader(NodeId(1), leads(1, 3, Some(1))) && routes.set_leader(NodeId(2), leads(2, 4, Some(2)))
+        );
         assert_eq!((routes.route(FIRST), routes.route(LAST)), (Some(NodeId(1)), None));
         routes.up(NodeId(2));
         assert_eq!((routes.route(FIRST), routes.route(LAST)), (Some(NodeId(1)), Some(NodeId(2))));
@@ -183,38 +205,77 @@ pub(crate) mod tests {
         assert!(routes.set_map(map(5, 1)) && !routes.set_map(map(4, 1)) && !routes.set_map(map(5, 1)));
         routes.up(NodeId(1));
         routes.up(NodeId(2));
-        assert!(routes.set_leader(leads(1, 3, Some(1))));
-        assert!(!routes.set_leader(leads(1, 3, None)), "who has not heard of the leader does not take it away");
-        assert!(!routes.set_leader(leads(1, 2, Some(2))));
-        assert!(routes.set_leader(leads(1, 4, None)));
+        assert!(routes.set_leader(NodeId(1), leads(1, 3, Some(1))));
+        assert!(
+            !routes.set_leader(NodeId(9), leads(1, 3, None)),
+            "who has not heard of the leader does not take it away"
+        );
+        assert!(!routes.set_leader(NodeId(2), leads(1, 2, Some(2))));
+        assert!(routes.set_leader(NodeId(9), leads(1, 4, None)));
         assert_eq!(routes.route(FIRST), None);
-        assert!(routes.set_leader(leads(1, 4, Some(2))));
+        assert!(routes.set_leader(NodeId(2), leads(1, 4, Some(2))));
         assert_eq!(routes.route(FIRST), Some(NodeId(2)));
-        assert!(!routes.set_leader(leads(1, 1, Some(1))));
+        assert!(!routes.set_leader(NodeId(1), leads(1, 1, Some(1))));
         routes.down(NodeId(2));
-        assert!(routes.set_leader(leads(1, 1, Some(1))), "nobody else is known to lead");
-        assert!(routes.set_leader(leads(1, 5, Some(1))));
+        assert!(routes.set_leader(NodeId(1), leads(1, 1, Some(1))), "nobody else is known to lead");
+        assert!(routes.set_leader(NodeId(1), leads(1, 5, Some(1))));
         let other = ClusterMap { cluster: ClusterId([8; 16]), ..map(1, 1) };
-        assert!(routes.set_map(other) && routes.set_leader(leads(1, 1, Some(1))), "another cluster begins anew");
+        assert!(
+            routes.set_map(other) && routes.set_leader(NodeId(1), leads(1, 1, Some(1))),
+            "another cluster begins anew"
+        );
+    }
+
+    #[test]
+    fn a_leader_is_who_says_so_itself_and_others_only_say_who_leads_no_longer() {
+        let mut routes = Routes::default();
+        routes.set_map(map(1, 1));
+        routes.up(NodeId(1));
+        routes.up(NodeId(2));
+        assert!(routes.set_leader(NodeId(1), leads(1, 3, Some(1))));
+        assert!(routes.set_leader(NodeId(1), leads(1, 4, Some(2))), "it has lost to another, which may not be ready");
+        assert_eq!(routes.route(FIRST), None);
+        assert!(routes.take_unresumed().is_empty());
+        assert!(routes.set_leader(NodeId(2), leads(1, 4, Some(2))), "now it is");
+        assert_eq!(routes.route(FIRST), Some(NodeId(2)));
+        assert!(!routes.set_leader(NodeId(3), leads(1, 4, Some(2))));
+        assert_eq!(routes.take_unresumed(), [(GroupId(1), NodeId(2))]);
+    }
+
+    #[test]
+    fn a_node_outside_of_the_cluster_is_asked_only_where_there_is_no_other() {
+        let mut routes = Routes::default();
+        routes.up(NodeId(1));
+        routes.set_outside(NodeId(1), true);
+        assert_eq!(routes.route(Target::Any), Some(NodeId(1)), "about itself, and to begin a cluster");
+        routes.up(NodeId(2));
+        let asked = |routes: &mut Routes| (0..4).map(|_| routes.route(Target::Any)).collect::<BTreeSet<_>>();
+        assert_eq!(asked(&mut routes), BTreeSet::from([Some(NodeId(2))]));
+        routes.set_outside(NodeId(1), false);
+        assert_eq!(asked(&mut routes).len(), 2, "it has joined");
+        routes.set_outside(NodeId(1), true);
+        routes.down(NodeId(1));
+        routes.up(NodeId(1));
+        assert_eq!(asked(&mut routes).len(), 2);
     }
 
     #[test]
     fn each_leadership_hears_once_what_the_session_holds() {
         let mut routes = Routes::default();
         routes.set_map(map(1, 2));
-        routes.set_leader(leads(1, 3, Some(1)));
-        routes.set_leader(leads(0, 3, Some(1)));
+        routes.set_leader(NodeId(1), leads(1, 3, Some(1)));
+        routes.set_leader(NodeId(1), leads(0, 3, Some(1)));
         assert!(routes.take_unresumed().is_empty(), "it is not connected");
         routes.up(NodeId(1));
         assert_eq!(routes.take_unresumed(), [(GroupId(1), NodeId(1))]);
         assert!(routes.take_unresumed().is_empty());
-        routes.set_leader(leads(1, 4, Some(1)));
+        routes.set_leader(NodeId(1), leads(1, 4, Some(1)));
         assert_eq!(routes.take_unresumed(), [(GroupId(1), NodeId(1))], "a new term has a new leader's memory");
         routes.down(NodeId(1));
         assert!(routes.leading().is_empty());
         routes.up(NodeId(1));
         assert!(routes.take_unresumed().is_empty(), "it has not said yet that it leads still");
-        assert!(routes.set_leader(leads(1, 4, Some(1))));
+        assert!(routes.set_leader(NodeId(1), leads(1, 4, Some(1))));
         assert_eq!(routes.take_unresumed(), [(GroupId(1), NodeId(1))]);
     }
 }

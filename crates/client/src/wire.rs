@@ -57,7 +57,8 @@ pub(crate) struct Wire {
     /// What arrived after the map.
     pub buffer: BytesMut,
     pub welcome: Welcome,
-    pub map: ClusterMap,
+    /// None from a node that is in no cluster.
+    pub map: Option<ClusterMap>,
 }
 
 /// Makes connections from one socket per address family, so that a reconnect costs a handshake and nothing else.
@@ -65,6 +66,7 @@ pub(crate) struct Dialer {
     config: quinn::ClientConfig,
     endpoints: Mutex<[Option<Endpoint>; 2]>,
     hello: Hello,
+    outside: bool,
 }
 
 impl Dialer {
@@ -72,10 +74,11 @@ impl Dialer {
         ca_pem: &[u8],
         certificate: Option<&ClientCertificate>,
         hello: Hello,
+        outside: bool,
     ) -> Result<Self, ClientError> {
         let mut config = quinn::ClientConfig::new(Arc::new(tls(ca_pem, certificate)?));
         config.transport_config(Arc::new(transport()));
-        Ok(Self { config, endpoints: Mutex::new([None, None]), hello })
+        Ok(Self { config, endpoints: Mutex::new([None, None]), hello, outside })
     }
 
     /// Connects, says hello and waits for the welcome and the map.
@@ -87,7 +90,14 @@ impl Dialer {
         let connecting =
             endpoint.connect_with(self.config.clone(), remote, SERVER_NAME).map_err(|error| for_now(&error))?;
         let connection = connecting.await.map_err(|error| broken(address, &error))?;
-        let greeted = greet(&connection, &self.hello).await;
+        let greeted = match greet(&connection, &self.hello).await {
+            Ok(Wire { map: None, welcome, .. }) if !self.outside => {
+                let why = format!("node {} is in no cluster yet", welcome.node.0);
+                connection.close(VarInt::from_u32(CLOSE_GOODBYE), why.as_bytes());
+                return Err(Broken::ForNow(why));
+            }
+            greeted => greeted,
+        };
         greeted.map_err(|error| match error {
             Broken::ForGood(error) => {
                 refuse(&connection, &error);
@@ -198,7 +208,11 @@ async fn greet(connection: &Connection, hello: &Hello) -> Result<Wire, Broken> {
                 continue;
             }
             (Some(Frame::Push(Push::Map(map))), Some(welcome)) => {
+                let map = Some(map);
                 return Ok(Wire { connection: connection.clone(), send, recv, buffer, welcome, map });
+            }
+            (Some(Frame::Push(Push::Outside)), Some(welcome)) => {
+                return Ok(Wire { connection: connection.clone(), send, recv, buffer, welcome, map: None });
             }
             (Some(_), None) => return Err(FrameError::Unexpected { what: "the first is not a welcome" }.into()),
             (Some(_), Some(_)) => return Err(FrameError::Unexpected { what: "the second is not a map" }.into()),

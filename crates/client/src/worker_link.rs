@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use crate::courier::{Courier, Packed};
 use crate::error::ClientError;
 use crate::events::{Events, events};
-use crate::leases::{Hold, Intent, Leases, Served, Verdict};
+use crate::leases::{Hold, Intent, Leases, Salt, Served, Verdict};
 use crate::link::Answered;
 use crate::options::ConnectOptions;
 use handler::{Ticket, To, WorkerHandler, intent};
@@ -78,7 +78,8 @@ impl WorkerLink {
     ) -> Result<(Self, Events<WorkerEvent>), ClientError> {
         let (addresses, timeout) = (options.addresses.join(","), options.connect_timeout);
         let (events_in, events) = events();
-        let handler = WorkerHandler { leases: Mutex::new(Leases::new(served)?), events: events_in };
+        let handler =
+            WorkerHandler { leases: Mutex::new(Leases::new(served, Salt(rand::random()))?), events: events_in };
         let link = Self(Arc::new(Inner(Courier::start(options, handler)?)));
         link.courier().ready(&addresses, timeout).await?;
         Ok((link, events))
@@ -233,7 +234,7 @@ impl WorkerLink {
         let unseen = self.courier().handler.events.take_back(fresh);
         drop(leases);
         for subscribe in unsubscribe {
-            self.courier().submit_internal(Request::Subscribe(subscribe), Ticket::quiet(Intent::Ask));
+            self.courier().submit_everywhere(&Request::Subscribe(subscribe), || Ticket::quiet(Intent::Ask));
         }
         for (work, lease) in assembling {
             self.courier().submit_internal(Request::Release(Release { work, lease }), Ticket::quiet(Intent::Ask));

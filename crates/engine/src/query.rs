@@ -14,7 +14,7 @@ use coda_protocol::reject::Reject;
 use coda_protocol::reply::{RunDescription, StepDescription, TaskDescription, Wait, WorkState};
 
 pub use memo::{MemoRead, memo, memo_page};
-pub use queues::{is_listed, is_ready, lanes, queues};
+pub use queues::{is_listed, is_ready, lanes, queues, ready};
 
 use crate::kv::Read;
 use crate::rows::{Life, MemoRow};

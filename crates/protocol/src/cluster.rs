@@ -41,7 +41,7 @@ pub struct Registration {
     pub storage: StorageId,
     /// Counts the starts with that folder, in it: of two processes that say they are one node, the later one is.
     pub incarnation: u64,
-    /// Where other nodes find it.
+    /// Where other nodes find it; empty if it never has any.
     pub peer_addr: SmolStr,
     /// Where clients and workers find it.
     pub client_addr: SmolStr,
@@ -59,7 +59,9 @@ impl Registration {
     /// # Errors
     /// [`Reject::BadAddress`] or [`Reject::BadLabel`].
     pub fn check(&self) -> Result<(), Reject> {
-        check_address(&self.peer_addr)?;
+        if !self.peer_addr.is_empty() {
+            check_address(&self.peer_addr)?;
+        }
         check_address(&self.client_addr)?;
         if self.peer_addr == self.client_addr {
             return Err(Reject::BadAddress { address: self.peer_addr.to_string() });
@@ -346,6 +348,7 @@ mod tests {
     fn a_node_listens_to_peers_and_clients_in_two_places() {
         assert_eq!(registration().check(), Ok(()));
         assert_eq!(Registration { zone: "".into(), ..registration() }.check(), Ok(()));
+        assert_eq!(Registration { peer_addr: "".into(), ..registration() }.check(), Ok(()), "a node alone");
         let same = Registration { peer_addr: "n1:7400".into(), ..registration() };
         assert!(matches!(same.check(), Err(Reject::BadAddress { .. })));
         let zone = Registration { zone: "a\nb".into(), ..registration() };

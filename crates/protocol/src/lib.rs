@@ -10,6 +10,7 @@ pub mod frame;
 pub mod ids;
 pub mod join;
 pub mod limits;
+pub mod operate;
 pub mod payload;
 pub mod policy;
 pub mod push;

@@ -36,6 +36,8 @@ pub const SUBSCRIPTION_NAMES_MAX: usize = 1_024;
 pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 64;
 /// Most unused slots that a session may offer per queue and kind.
 pub const CREDIT_MAX: u32 = 4_096;
+/// How long a node's word that it wants slots holds, unless it is said again.
+pub const WANTS_MS: u64 = 1_000;
 /// Most leases a session may hold.
 pub const LEASES_PER_SESSION_MAX: usize = 16_384;
 

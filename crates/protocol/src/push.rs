@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterMap;
-use crate::ids::{GroupId, LeaseId, Name, NodeId, RunId, TaskId, Work};
+use crate::ids::{GroupId, LeaseId, Name, NodeId, RunId, TaskId, Work, WorkKind};
 use crate::payload::{Payload, WorkOutcome};
 use crate::request::StepKey;
 
@@ -26,6 +26,20 @@ pub enum Push {
     Leader(GroupLeader),
     /// What to route by. The first word after the welcome, and said again when it changes.
     Map(ClusterMap),
+    /// Ready work waits for slots that this worker may have promised to another node.
+    Wants(Wants),
+    /// Instead of a map: the node is in no cluster yet. It can be asked about itself, and to begin a cluster.
+    Outside,
+}
+
+/// Ready work of this queue and kind, which this worker could do, waits at this node for free slots. Holds for
+/// [`WANTS_MS`](crate::limits::WANTS_MS), unless it is said again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wants {
+    pub queue: Name,
+    pub kind: WorkKind,
+    /// About how many slots more than it has could be used now. 0: no more than it has.
+    pub wanted: u32,
 }
 
 /// Who leads a group. Of two that say different things, the later term is right.

@@ -185,6 +185,8 @@ pub enum Unavailable {
     ShuttingDown,
     #[error("the connection was lost before the answer came")]
     ConnectionLost,
+    #[error("the node's disk is full, writes are refused until space is free; retry after {retry_after_ms} ms")]
+    DiskFull { retry_after_ms: u64 },
 }
 
 impl Unavailable {
@@ -196,6 +198,7 @@ impl Unavailable {
             Self::Overloaded { .. } => "CODA3002",
             Self::ShuttingDown => "CODA3003",
             Self::ConnectionLost => "CODA3004",
+            Self::DiskFull { .. } => "CODA3005",
         }
     }
 }

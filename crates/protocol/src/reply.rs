@@ -8,6 +8,7 @@ use smol_str::SmolStr;
 
 use crate::ids::{GroupId, LeaseId, Name, NodeId, Position, RunId, TaskId, Timestamp, WorkKind, check_name};
 use crate::limits::LIST_ROWS_MAX;
+use crate::operate::ClusterReply;
 use crate::payload::{Failure, Payload, WorkOutcome};
 use crate::reject::{Refusal, Reject};
 
@@ -45,6 +46,12 @@ pub enum Reply {
     /// A join token is known, and may be used until then.
     TokenCreated {
         expires: Timestamp,
+    },
+    Cluster(ClusterReply),
+    /// So many slots are the worker's own again. Those that were offered beside them are leases by now, or may still
+    /// become leases.
+    Withdrawn {
+        slots: u32,
     },
 }
 

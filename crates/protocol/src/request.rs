@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache_key::CacheKey;
 use crate::ids::{GroupId, LeaseId, Millis, Name, RunId, SessionId, Slot, Slotted, TaskId, Work, WorkKind};
+use crate::operate::ClusterRequest;
 use crate::payload::{Payload, WorkOutcome};
 use crate::policy::RetryPolicy;
 use crate::reply::QueueCursor;
@@ -60,6 +61,13 @@ pub enum Request {
     ListQueuesFrom(Option<QueueCursor>),
     /// Why does a queue's work wait? → `Lanes`
     DescribeLanes(Name),
+
+    /// What operators ask. → `Cluster`, or what it says itself
+    Cluster(ClusterRequest),
+
+    /// Take free slots back that were offered on this connection and are not used yet. Never refused for overload.
+    /// → `Withdrawn`
+    Withdraw(Withdraw),
 }
 
 impl Request {
@@ -87,7 +95,9 @@ impl Request {
             | Self::UnpauseQueue(_)
             | Self::DescribeNode
             | Self::ListQueuesFrom(_)
-            | Self::DescribeLanes(_) => None,
+            | Self::DescribeLanes(_)
+            | Self::Cluster(_)
+            | Self::Withdraw(_) => None,
         }
     }
 }
@@ -129,6 +139,14 @@ pub struct Subscribe {
 pub struct Credit {
     pub queue: Name,
     pub kind: WorkKind,
+    pub slots: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdraw {
+    pub queue: Name,
+    pub kind: WorkKind,
+    /// At most so many.
     pub slots: u32,
 }
 

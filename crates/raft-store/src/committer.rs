@@ -21,13 +21,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use coda_protocol::ids::GroupId;
 use parking_lot::{Mutex, MutexGuard};
-use rocksdb::{ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{Range as KeyRange, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::db::Db;
 use crate::error::{StoreError, stop_process};
 use crate::log::{Done, LogOp, LogPoint, LogStore, Place, Recovered};
 use crate::rows::{decode_row, encode_row, record_term};
 use crate::store::StoreCounters;
+use crate::sync_stats::{SyncDelay, SyncStats};
 
 /// A batch is closed once it holds this many bytes; the rest waits for the next sync.
 const BATCH_BYTES_MAX: usize = 16 << 20;
@@ -59,16 +60,22 @@ pub(crate) struct RocksLog {
 
 impl RocksLog {
     #[expect(clippy::disallowed_methods, reason = "appends hold permits of their group, all else is awaited")]
-    pub fn start(db: Arc<Db>, counters: Arc<StoreCounters>, sync_delay: Duration) -> Result<Self, StoreError> {
+    pub fn start(
+        db: Arc<Db>,
+        counters: Arc<StoreCounters>,
+        syncs: Arc<SyncStats>,
+        sync_delay: SyncDelay,
+    ) -> Result<Self, StoreError> {
         let (jobs, queue) = channel();
         let committed = Arc::new(Mutex::new(BTreeMap::new()));
         let committer = Arc::new(Mutex::new(Committer {
             db: db.clone(),
             counters,
+            syncs,
             committed: committed.clone(),
+            quick: sync_delay.get() <= INLINE_SYNC_MAX,
             sync_delay,
             failed: None,
-            quick: sync_delay <= INLINE_SYNC_MAX,
         }));
         let queued = Arc::new(AtomicUsize::new(0));
         let (shared, waiting) = (committer.clone(), queued.clone());
@@ -102,6 +109,12 @@ impl RocksLog {
         (free && committer.quick).then_some(committer)
     }
 
+    /// Asked at a start, when RocksDB has just written to files whatever it found in its WAL.
+    fn bytes(&self, group: GroupId) -> u64 {
+        let (from, to) = (log_key(group, 0), log_key(group, u64::MAX));
+        self.db.raw().get_approximate_sizes_cf(self.db.log(), &[KeyRange::new(&from, &to)]).into_iter().sum()
+    }
+
     fn meta<T: serde::de::DeserializeOwned>(&self, group: GroupId, kind: u8) -> Result<Option<T>, StoreError> {
         self.db.get_meta(&meta_key(group, kind))?.map(|row| decode_row("log bookkeeping", &row)).transpose()
     }
@@ -131,6 +144,7 @@ impl LogStore for RocksLog {
             committed: self.meta(group, COMMITTED)?,
             purged: self.meta(group, PURGED)?,
             last,
+            bytes: self.bytes(group),
         })
     }
 
@@ -210,8 +224,9 @@ fn run(committer: &Mutex<Committer>, queue: &Receiver<Job>, queued: &AtomicUsize
 struct Committer {
     db: Arc<Db>,
     counters: Arc<StoreCounters>,
+    syncs: Arc<SyncStats>,
     committed: Arc<Mutex<BTreeMap<GroupId, LogPoint>>>,
-    sync_delay: Duration,
+    sync_delay: SyncDelay,
     /// Why the disk is given up on. A sync that failed once proves nothing when it succeeds later.
     failed: Option<String>,
     /// The last sync was over soon.
@@ -221,6 +236,9 @@ struct Committer {
 impl Committer {
     fn commit(&mut self, mut batch: Batch) {
         for (group, committed) in std::mem::take(&mut *self.committed.lock()) {
+            if batch.forgotten.contains(&group) {
+                continue;
+            }
             batch.rows.put_cf(self.db.meta(), meta_key(group, COMMITTED), encode_row(&committed));
         }
         if self.failed.is_none() && !batch.rows.is_empty() {
@@ -238,19 +256,17 @@ impl Committer {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a thread of its own, that pretends to wait for a disk")]
-    fn delay(&self) {
-        if !self.sync_delay.is_zero() {
-            std::thread::sleep(self.sync_delay);
-        }
-    }
-
     fn write(&mut self, rows: WriteBatch) -> Result<(), String> {
+        // A disk may hang in the write already: the kernel's cache takes only so much.
+        self.syncs.begin(Instant::now());
         let write = self.db.raw().write_opt(rows, &WriteOptions::default());
         let started = Instant::now();
         let sync = write.and_then(|()| self.db.raw().flush_wal(true));
-        self.delay();
-        self.quick = started.elapsed() <= INLINE_SYNC_MAX;
+        self.sync_delay.wait();
+        let ended = Instant::now();
+        let took = ended.duration_since(started);
+        self.syncs.end(ended, took);
+        self.quick = took <= INLINE_SYNC_MAX;
         self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
         sync.map_err(|error| {
             let why = error.into_string();
@@ -267,6 +283,8 @@ struct Batch {
     bytes: usize,
     records: u64,
     record_bytes: u64,
+    /// Groups that are deleted: what was noted of them before means nothing any more.
+    forgotten: Vec<GroupId>,
     done: Vec<Done>,
 }
 
@@ -290,8 +308,19 @@ impl Batch {
                 self.rows.put_cf(db.meta(), meta_key(group, PURGED), encode_row(&upto));
             }
             LogOp::Vote(vote) => self.rows.put_cf(db.meta(), meta_key(group, VOTE), encode_row(&vote)),
+            LogOp::Forget => {
+                forget_log(db, group, &mut self.rows);
+                self.forgotten.push(group);
+            }
         }
     }
+}
+
+/// Deletes records and positions of a group, and not what it has voted.
+pub(crate) fn forget_log(db: &Db, group: GroupId, rows: &mut WriteBatch) {
+    rows.delete_range_cf(db.log(), log_key(group, 0), log_key(group, u64::MAX));
+    rows.delete_cf(db.meta(), meta_key(group, COMMITTED));
+    rows.delete_cf(db.meta(), meta_key(group, PURGED));
 }
 
 fn log_key(group: GroupId, index: u64) -> [u8; 12] {

@@ -9,6 +9,7 @@ use coda_protocol::ids::{GroupId, NodeId, Position};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason, InitializeError, LinearizableReadError, RaftError};
 use openraft::raft::ClientWriteResponse;
+use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{BasicNode, Raft, ReadPolicy};
 use tokio::sync::watch;
 
@@ -17,8 +18,10 @@ pub use crate::group_config::GroupOptions;
 use crate::group_config::config;
 pub use crate::group_error::ProposeError;
 use crate::group_log::GroupLog;
+pub use crate::group_members::{Follower, Membership};
 pub use crate::group_serve::ServeError;
 use crate::group_tasks::{Tasks, follow_leadership, keep_checkpoints, watch_state_machine};
+use crate::hung::{Standing, follow_disk};
 use crate::log::LogPoint;
 use crate::network::Network;
 use crate::peers::PeerTransport;
@@ -73,6 +76,29 @@ pub struct GroupStatus {
     pub voters: Vec<NodeId>,
 }
 
+/// Tells when the applied state of a group changes, however that came about: by this node's own proposals, another's, or
+/// a snapshot. For groups in which little happens: it looks at each entry.
+pub struct Changes {
+    metrics: WatchReceiverOf<Types, openraft::RaftMetrics<Types>>,
+    seen: Option<LogId>,
+}
+
+impl Changes {
+    /// The next change since the last one that this told, from the beginning; false when the group has stopped.
+    pub async fn next(&mut self) -> bool {
+        loop {
+            let applied = self.metrics.borrow_and_update().last_applied;
+            if applied != self.seen {
+                self.seen = applied;
+                return true;
+            }
+            if self.metrics.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
+}
+
 /// A handle to one group of this node. Clones are the same group.
 #[derive(Clone)]
 pub struct Group(Arc<Inner>);
@@ -82,6 +108,8 @@ pub(crate) struct Inner {
     pub store: NodeStore,
     pub options: GroupOptions,
     pub shared: Arc<Shared>,
+    pub log: GroupLog,
+    pub standing: Arc<Standing>,
     leadership: watch::Receiver<Leadership>,
     tasks: Tasks,
 }
@@ -107,19 +135,22 @@ impl Group {
         let network = Network::new(options.group, peers, store.snapshot_dir());
         let failed =
             |error: &dyn std::fmt::Display| StoreError::Io { doing: "starting a group", why: error.to_string() };
-        let raft = Raft::new(options.node.0, config, network, log, state_machine).await.map_err(|e| failed(&e))?;
+        let raft =
+            Raft::new(options.node.0, config, network, log.clone(), state_machine).await.map_err(|e| failed(&e))?;
         // A single voter has nobody to wait for.
         let sole = raft.with_raft_state(sole_voter(options.node)).await.map_err(|e| failed(&e))?;
         if sole {
             raft.trigger().elect(false).await.map_err(|e| failed(&e))?;
         }
         let (leads, leadership) = watch::channel(Leadership::default());
+        let standing = Arc::new(Standing::default());
         let tasks = Tasks::spawn([
-            tokio::spawn(follow_leadership(raft.clone(), leads, replicates)),
+            tokio::spawn(follow_leadership(raft.clone(), standing.clone(), leads, replicates)),
+            tokio::spawn(follow_disk(raft.clone(), standing.clone(), options.clone(), store.disk())),
             tokio::spawn(keep_checkpoints(raft.clone(), shared.clone())),
             tokio::spawn(watch_state_machine(raft.clone(), shared.clone())),
         ]);
-        Ok(Self(Arc::new(Inner { raft, store, options, shared, leadership, tasks })))
+        Ok(Self(Arc::new(Inner { raft, store, options, shared, log, standing, leadership, tasks })))
     }
 
     pub(crate) fn inner(&self) -> &Inner {
@@ -160,10 +191,31 @@ impl Group {
         if bytes > LOG_ENTRY_BYTES_MAX {
             return Err(ProposeError::EntryTooLarge { bytes, bytes_max: LOG_ENTRY_BYTES_MAX });
         }
-        self.committed(self.0.raft.client_write(proposal).await)
+        if !self.may_lead() {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
+        self.committed(self.unless_given_up(self.0.raft.client_write(proposal)).await)
     }
 
-    pub(crate) fn committed(&self, result: WriteResult) -> Result<Committed, ProposeError> {
+    /// None when this node gives the leadership up on the way: openraft's core may then wait for the disk, and the entry
+    /// with it, for as long as that hangs.
+    pub(crate) async fn unless_given_up<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        let mut given_up = self.0.standing.given_up();
+        tokio::select! {
+            biased;
+            result = call => Some(result),
+            _ = given_up.changed() => None,
+        }
+    }
+
+    /// Whether this node has not given up the leadership of the term that it knows.
+    fn may_lead(&self) -> bool {
+        let term = self.0.leadership.borrow().term;
+        self.0.standing.may_lead_in(term)
+    }
+
+    pub(crate) fn committed(&self, result: Option<WriteResult>) -> Result<Committed, ProposeError> {
+        let Some(result) = result else { return Err(ProposeError::Uncertain { leader: None }) };
         match result {
             Ok(written) => {
                 let LogPoint { term, index } = log_point(&written.log_id);
@@ -179,6 +231,12 @@ impl Group {
             Err(RaftError::APIError(error)) => Err(ProposeError::Failed { why: error.to_string() }),
             Err(RaftError::Fatal(fatal)) => Err(ProposeError::fatal(&fatal)),
         }
+    }
+
+    /// Tells when the applied state changes.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes { metrics: self.0.raft.metrics(), seen: None }
     }
 
     /// Who leads, now and whenever it changes.
@@ -207,7 +265,12 @@ impl Group {
     /// # Errors
     /// [`ProposeError`], as for a proposal that was not made.
     pub async fn linearize(&self) -> Result<u64, ProposeError> {
-        match self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+        if !self.may_lead() {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
+        let confirmed = self.unless_given_up(self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await;
+        let Some(confirmed) = confirmed else { return Err(ProposeError::NotLeader { leader: None }) };
+        match confirmed {
             Ok(read) => Ok(read.log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
                 Err(ProposeError::forward(to.leader_id, to.reason))
@@ -230,12 +293,13 @@ impl Group {
     /// Where the group stands on this node.
     #[must_use]
     pub fn status(&self) -> GroupStatus {
+        let leader = self.0.leadership.borrow().leader;
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &Option<LogId>| id.as_ref().map(LogId::index);
         GroupStatus {
             term: metrics.current_term,
-            leader: metrics.current_leader.map(NodeId),
+            leader,
             last_log: metrics.last_log_index,
             committed: index(&metrics.local_committed),
             applied: index(&metrics.last_applied),

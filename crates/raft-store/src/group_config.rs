@@ -15,7 +15,8 @@ pub struct GroupOptions {
     /// Where peers find this node; empty if it never has any.
     pub addr: String,
     pub heartbeat: Duration,
-    /// A follower that hears nothing for a random time between these stands for election.
+    /// A follower that has heard nothing for the larger of these, which is the leader's lease, and a random time between
+    /// them after that, stands for election.
     pub election_min: Duration,
     pub election_max: Duration,
     /// The state is made durable and the log before it let go after this many bytes of log. A restart replays up to
@@ -24,16 +25,17 @@ pub struct GroupOptions {
 }
 
 impl GroupOptions {
-    /// Timeouts for a local network, and checkpoints that keep a restart well under a second.
+    /// Timeouts for a local network, by which a dead leader is replaced after about half a second: a process has to be
+    /// held up for eight heartbeats to lose its leadership. Checkpoints that keep a restart well under a second.
     #[must_use]
     pub fn new(group: GroupId, node: NodeId) -> Self {
         Self {
             group,
             node,
             addr: String::new(),
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(400),
-            election_max: Duration::from_millis(800),
+            heartbeat: Duration::from_millis(50),
+            election_min: Duration::from_millis(100),
+            election_max: Duration::from_millis(300),
             checkpoint_log_bytes: 32 << 20,
         }
     }

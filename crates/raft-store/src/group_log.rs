@@ -50,6 +50,11 @@ impl GroupLog {
         Ok(Self { group, store, tail, unflushed, durable_end, replicates })
     }
 
+    /// Bytes of log that are kept, about.
+    pub fn kept_bytes(&self) -> u64 {
+        self.tail.lock().kept_bytes()
+    }
+
     async fn submit_and_wait(&self, op: LogOp) -> Result<(), io::Error> {
         let (done, wait) = oneshot::channel();
         self.store.submit(self.group, op, Place::Here, Box::new(move |result| drop(done.send(result))));
@@ -199,7 +204,7 @@ impl RaftLogStorage<Types> for GroupLog {
         let end = first + entries.len() as u64;
         {
             let mut tail = self.tail.lock();
-            entries.into_iter().for_each(|entry| tail.push(entry));
+            entries.into_iter().zip(&records).for_each(|(entry, record)| tail.push(entry, record.len()));
         }
         let tail = self.tail.clone();
         let done = move |result: io::Result<()>| {

@@ -7,6 +7,7 @@ use coda_protocol::codec::Malformed;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use openraft::Snapshot;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
 use thiserror::Error;
 
@@ -26,6 +27,10 @@ pub enum ServeError {
     /// A snapshot that did not arrive as it was sent. Nothing has changed.
     #[error("{why}")]
     BadSnapshot { why: String },
+    /// There is nothing of the group here yet, or nothing any more. Only who has a copy may vote: a copy that is lost and
+    /// made anew has forgotten what it promised, and who asks may not have heard that it is none any more.
+    #[error("CODA4157 the group is empty on this node, which has no vote yet")]
+    Empty,
     /// The group has stopped on this node.
     #[error("CODA4131 the group cannot answer: {why}")]
     Stopped { why: String },
@@ -47,6 +52,7 @@ impl Group {
                 let answer = raft.append_entries(decode("append", body)?).await;
                 answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
             }
+            Rpc::Vote | Rpc::PreVote if self.is_empty() => Err(ServeError::Empty),
             Rpc::Vote => {
                 let answer = raft.vote(decode("vote", body)?).await;
                 answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
@@ -55,6 +61,9 @@ impl Group {
                 let answer = raft.pre_vote(decode("pre-vote", body)?).await;
                 answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
             }
+            Rpc::TransferLeader if self.inner().standing.is_aside() => {
+                Err(ServeError::Stopped { why: "its disk does not answer, it cannot lead".into() })
+            }
             Rpc::TransferLeader => {
                 let answer = raft.handle_transfer_leader(decode("transfer", body)?).await;
                 answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
@@ -62,12 +71,25 @@ impl Group {
         }
     }
 
+    /// Whether nothing was ever written here. What it says may be old: what is called empty may just have become more.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inner().raft.metrics().borrow_watched().last_log_index.is_none()
+    }
+
     /// Answers a stream of appends, in order and pipelined. Ends when the requests end, at the first that is
     /// malformed, and after an answer that makes the leader start over.
     pub fn serve_appends(&self, requests: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes> {
+        let disk = self.inner().store.disk();
         let requests = requests
             .map(|body| decode::<AppendEntriesRequest<Types>>("append", &body))
-            .take_while(|request| std::future::ready(request.is_ok()))
+            .take_while(move |request| {
+                // What is left belongs to what the node must write for itself. The leader tries again; a sign of life is
+                // no entry.
+                let fits =
+                    |request: &AppendEntriesRequest<Types>| request.entries.is_empty() || !disk.borrow().is_dire();
+                std::future::ready(request.as_ref().is_ok_and(fits))
+            })
             .filter_map(|request| std::future::ready(request.ok()));
         let answers = self.inner().raft.stream_append(requests);
         answers

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::group::{GroupRaft, Leadership};
+use crate::hung::Standing;
 use crate::state_machine::Shared;
 
 /// Tasks that live as long as their group.
@@ -37,24 +38,39 @@ impl Drop for Tasks {
 }
 
 /// Tells who leads, and whether this node has others to send to, until openraft stops.
-pub(crate) async fn follow_leadership(raft: GroupRaft, leads: watch::Sender<Leadership>, replicates: Arc<AtomicBool>) {
+pub(crate) async fn follow_leadership(
+    raft: GroupRaft,
+    standing: Arc<Standing>,
+    leads: watch::Sender<Leadership>,
+    replicates: Arc<AtomicBool>,
+) {
     // Not `metrics`, which changes several times with every entry: each change would wake a thread.
     let mut servers = raft.server_metrics();
+    let mut given_up = standing.given_up();
     loop {
         let now = {
             let server = servers.borrow_and_update();
-            let leader = server.current_leader.map(NodeId);
             let others = server.membership_config.nodes().count() > 1;
             replicates.store(server.state.is_leader() && others, Ordering::Relaxed);
-            Leadership { term: server.vote.leader_id().term, leader, is_me: server.state.is_leader(), failure: None }
+            let term = server.vote.leader_id().term;
+            given_up.borrow_and_update();
+            let leads = server.state.is_leader();
+            let is_me = leads && standing.may_lead_in(term);
+            // A leader that was started again is still the last one that its vote was given to, and leads no more.
+            let leader = server.current_leader.filter(|leader| (*leader == server.id) == is_me).map(NodeId);
+            Leadership { term, leader, is_me, failure: None }
         };
         leads.send_if_modified(|before| {
             let modified = *before != now;
             *before = now;
             modified
         });
-        if servers.changed().await.is_err() {
-            break;
+        tokio::select! {
+            changed = servers.changed() => if changed.is_err() {
+                break;
+            },
+            // This holds the other end.
+            _ = given_up.changed() => {}
         }
     }
     // It has ended, and its last report says why.

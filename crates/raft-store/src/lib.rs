@@ -12,15 +12,24 @@ pub mod group;
 mod group_config;
 mod group_error;
 mod group_members;
+mod group_report;
 mod group_serve;
 mod group_tasks;
 pub mod peers;
 pub mod store;
 
+// How the disk is, and what groups do when it does not answer.
+pub mod disk;
+mod disk_watch;
+mod hung;
+mod stopwatch;
+mod sync_stats;
+
 // The road of an entry: log, then state.
 mod committer;
 mod db;
 mod group_log;
+mod kept_bytes;
 pub mod log;
 mod rows;
 mod state_machine;
@@ -28,7 +37,8 @@ mod tail;
 mod types;
 mod view;
 
-// Replacing state as a whole.
+// Replacing state as a whole, and deleting it.
+mod forget;
 mod image;
 mod install;
 mod snapshot;

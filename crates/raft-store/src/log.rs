@@ -33,6 +33,8 @@ pub enum LogOp {
         upto: LogPoint,
     },
     Vote(VoteRow),
+    /// Everything but the vote goes: the group has left this node.
+    Forget,
 }
 
 impl LogOp {
@@ -41,7 +43,7 @@ impl LogOp {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Append { records, .. } => records.iter().map(Bytes::len).sum(),
-            Self::Truncate { .. } | Self::Purge { .. } | Self::Vote(_) => 0,
+            Self::Truncate { .. } | Self::Purge { .. } | Self::Vote(_) | Self::Forget => 0,
         }
     }
 }
@@ -55,6 +57,8 @@ pub struct Recovered {
     pub purged: Option<LogPoint>,
     /// The last record, if any is left.
     pub last: Option<LogPoint>,
+    /// Bytes of its records, about.
+    pub bytes: u64,
 }
 
 /// Which thread writes an operation.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use coda_protocol::ids::NodeId;
 use rocksdb::{DB, Options, WriteBatch};
 
-use crate::common::{GROUP, Node, submit};
+use crate::common::{GROUP, Node, submit, submit_bytes, tasks_of};
 use crate::group::{Group, GroupOptions, ProposeError};
 use crate::log::LogStore;
 use crate::peers::NoPeers;
@@ -87,7 +87,7 @@ async fn a_record_that_nobody_understands_stops_the_group_and_says_which() {
 #[tokio::test(flavor = "multi_thread")]
 async fn proposals_that_wait_hear_of_a_shutdown() {
     let dir = tempfile::tempdir().unwrap();
-    let slow = StoreOptions { sync_delay: std::time::Duration::from_millis(200) };
+    let slow = StoreOptions { sync_delay: std::time::Duration::from_millis(200).into(), ..StoreOptions::default() };
     let node = Node::with(dir.path(), slow, GroupOptions::new(GROUP, NodeId(1))).await;
     let group = node.group.clone();
     let waits = tokio::spawn(async move { group.propose(submit(0..1)).await });
@@ -97,6 +97,56 @@ async fn proposals_that_wait_hear_of_a_shutdown() {
     assert!(matches!(answer, Ok(_) | Err(ProposeError::ShuttingDown)), "{answer:?}");
     assert_eq!(node.group.propose(submit(1..2)).await, Err(ProposeError::ShuttingDown));
     node.stop().await;
+}
+
+/// The kernel refuses the write, as it does for a full disk: this process may not make a file of more than 2 MiB, or 4,
+/// as the shell counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_the_disk_refuses_fails_the_group_and_is_never_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 4096; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["refusal_tests::the_process_whose_disk_is_full", "--exact", "--nocapture", "--ignored"])
+        .env("CODA_FULL_DIR", dir.path())
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout} {stderr}");
+    let acknowledged = stdout.lines().find_map(|line| line.strip_prefix("acknowledged ")?.parse::<usize>().ok());
+    let acknowledged = acknowledged.expect("it says how many");
+    assert!(acknowledged > 100, "{acknowledged}");
+
+    let node = Node::start(dir.path()).await;
+    let found = node.group.read(|view, _| tasks_of(view));
+    // The first one that was refused may have got into the log's file as a whole.
+    assert!((acknowledged..=acknowledged + 1).contains(&found), "{acknowledged} were acknowledged, {found} are there");
+    node.group.propose(submit(900_000..900_001)).await.expect("with room, it goes on");
+    node.stop().await;
+}
+
+/// Not a test: what `a_write_that_the_disk_refuses_fails_the_group_and_is_never_acknowledged` runs.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by another test"]
+async fn the_process_whose_disk_is_full() {
+    let Some(dir) = std::env::var_os("CODA_FULL_DIR") else { return };
+    let node = Node::start(Path::new(&dir)).await;
+    let mut acknowledged = 0;
+    let refused = loop {
+        match node.group.propose(submit_bytes(acknowledged..acknowledged + 1, 8_000)).await {
+            Ok(_) => acknowledged += 1,
+            Err(refused) => break refused,
+        }
+    };
+    println!("\nacknowledged {acknowledged}");
+    assert!(matches!(&refused, ProposeError::Failed { why } if why.contains("CODA4106")), "{refused}");
+    // For good, whoever asks.
+    let again = node.group.propose(submit(0..1)).await;
+    assert!(matches!(again, Err(ProposeError::Failed { .. })), "{again:?}");
+    let mut leadership = node.group.leadership();
+    let failed = leadership.wait_for(|now| now.failure.is_some()).await.unwrap().clone();
+    assert!(!failed.is_me && failed.failure.is_some_and(|why| why.contains("CODA4106")));
+    assert!(node.group.report().failure.is_some());
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::image::Image;
 use crate::install::install;
 use crate::rows::{LogPoint, MembershipRow};
 use crate::snapshot::Reader;
+use crate::stopwatch::Stopwatch;
 use crate::types::{LogId, Membership, RaftEntry, SnapshotMeta, Types, entry_bytes, log_id, log_point};
 use crate::view::{OWN_TABLE, StateView, applied_row, membership_row};
 
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub bytes_since_checkpoint: AtomicU64,
     pub checkpoint_bytes: u64,
     pub checkpoint_due: Notify,
+    /// Since the state was last made durable.
+    pub checkpointed: Stopwatch,
     /// Closed when openraft has let go of the state machine.
     pub alive: watch::Sender<()>,
 }
@@ -58,6 +61,7 @@ impl Shared {
             bytes_since_checkpoint: AtomicU64::new(0),
             checkpoint_bytes,
             checkpoint_due: Notify::new(),
+            checkpointed: Stopwatch::default(),
             alive: watch::Sender::new(()),
         }
     }
@@ -206,6 +210,7 @@ impl RaftStateMachine<Types> for StateMachine {
         self.applied = header.applied;
         self.membership = header.membership;
         self.has_snapshot = true;
+        self.shared.checkpointed.restart();
         self.shared.durable_end.store(self.applied.map_or(0, |applied| applied.index + 1), Ordering::Release);
         Ok(())
     }
@@ -239,6 +244,7 @@ impl RaftSnapshotBuilder<Types> for Checkpoint {
         tokio::task::spawn_blocking(move || db.flush_state()).await.map_err(io::Error::other)??;
         let end = meta.last_log_id.map_or(0, |last| last.index() + 1);
         self.shared.durable_end.fetch_max(end, Ordering::Release);
+        self.shared.checkpointed.restart();
         Ok(Snapshot { meta, snapshot: Image::Mark })
     }
 }

@@ -6,14 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use coda_protocol::ids::{NodeId, StorageId};
+use coda_protocol::ids::{GroupId, NodeId, StorageId};
+use coda_protocol::operate::DiskReport;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::committer::RocksLog;
 pub use crate::db::Db;
+use crate::disk::Disk;
+pub use crate::disk::{DiskOptions, DiskProbe, DiskState, Space};
+pub use crate::disk_watch::DiskWatch;
 pub use crate::error::StoreError;
+use crate::forget;
 use crate::install;
 use crate::rows::{decode_row, encode_row};
+pub use crate::sync_stats::{SyncDelay, SyncSummary};
 
 /// The layout of column families, keys and files. A new one gets a new number and a migration.
 pub const FORMAT_VERSION: u32 = 1;
@@ -22,7 +29,9 @@ pub const FORMAT_VERSION: u32 = 1;
 #[derive(Clone, Debug, Default)]
 pub struct StoreOptions {
     /// An extra delay per sync, to see what a disk with real sync cost would do. Zero in production.
-    pub sync_delay: Duration,
+    pub sync_delay: SyncDelay,
+    /// What is expected of the disk.
+    pub disk: DiskOptions,
 }
 
 /// Totals since the store was opened.
@@ -54,6 +63,7 @@ struct Inner {
     log: Arc<RocksLog>,
     db: Arc<Db>,
     counters: Arc<StoreCounters>,
+    disk: Arc<Disk>,
     node: Mutex<Option<NodeId>>,
     storage: StorageId,
     incarnation: u64,
@@ -71,11 +81,14 @@ impl NodeStore {
         let db = Arc::new(Db::open(dir)?);
         check_format(&db)?;
         install::finish_interrupted(&db)?;
+        forget::finish_interrupted(&db)?;
         let counters = Arc::new(StoreCounters::default());
-        let log = Arc::new(RocksLog::start(db.clone(), counters.clone(), options.sync_delay)?);
+        let disk = Arc::new(Disk::new(dir, options.disk));
+        let log = Arc::new(RocksLog::start(db.clone(), counters.clone(), disk.syncs().clone(), options.sync_delay)?);
         let node = db.get_meta(&node_key(b"node"))?.map(|row| decode_row("node", &row)).transpose()?;
+        let node = Mutex::new(node.map(NodeId));
         let (storage, incarnation) = count_start(&db)?;
-        Ok(Self(Arc::new(Inner { log, db, counters, node: Mutex::new(node.map(NodeId)), storage, incarnation })))
+        Ok(Self(Arc::new(Inner { log, db, counters, disk, node, storage, incarnation })))
     }
 
     /// Made with the folder, and gone with it: a node that comes back with another one has lost what it promised.
@@ -124,6 +137,42 @@ impl NodeStore {
     #[must_use]
     pub fn counters(&self) -> &StoreCounters {
         &self.0.counters
+    }
+
+    /// Groups of which something is kept here.
+    ///
+    /// # Errors
+    /// `CODA4106` when the disk refuses.
+    pub fn groups(&self) -> Result<Vec<GroupId>, StoreError> {
+        forget::kept(&self.0.db, &*self.0.log)
+    }
+
+    /// Deletes a group's log and state. What it has voted stays, so that it never votes twice in a term, should the group
+    /// come back. The group must have been shut down. Blocks.
+    ///
+    /// # Errors
+    /// `CODA4106` when the disk refuses; some of it may be gone.
+    pub fn delete_group(&self, group: GroupId) -> Result<(), StoreError> {
+        forget::forget(&self.0.db, &*self.0.log, group)
+    }
+
+    /// How the disk is, now and whenever it changes: good, until [`NodeStore::watch_disk`] has something to say.
+    #[must_use]
+    pub fn disk(&self) -> watch::Receiver<DiskState> {
+        self.0.disk.state()
+    }
+
+    /// Begins to watch the disk, for as long as the watch is kept. Once per store, within a tokio runtime. Without it, no
+    /// group gives its leadership up when the disk hangs.
+    #[must_use = "the watch ends when it is dropped"]
+    pub fn watch_disk(&self) -> DiskWatch {
+        DiskWatch::start(self.0.disk.clone())
+    }
+
+    /// What an operator is told of the disk. What is free was read by the watch, a moment ago.
+    #[must_use]
+    pub fn disk_report(&self) -> DiskReport {
+        self.0.disk.report()
     }
 
     pub(crate) fn db(&self) -> &Arc<Db> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::kept_bytes::KeptBytes;
 use crate::log::{LogPoint, Recovered, VoteRow};
 use crate::types::{RaftEntry, entry_bytes, log_point};
 
@@ -20,15 +21,24 @@ pub(crate) struct Tail {
     flushed_end: u64,
     entries: BTreeMap<u64, (RaftEntry, usize)>,
     bytes: usize,
+    /// Of all records, those that only the disk has too.
+    kept: KeptBytes,
 }
 
 impl Tail {
     pub fn new(recovered: Recovered) -> Self {
-        let Recovered { vote, committed, purged, last } = recovered;
+        let Recovered { vote, committed, purged, last, bytes } = recovered;
         let last = last.max(purged);
+        let after = |point: Option<LogPoint>| point.map_or(0, |point| point.index + 1);
+        let kept = KeptBytes::new(after(purged), after(last), bytes);
         // A quorum elsewhere may have committed what this node had not written yet when it crashed.
         let committed = committed.filter(|committed| Some(*committed) <= last);
-        Self { vote, committed, purged, last, flushed_end: last.map_or(0, |last| last.index + 1), ..Self::default() }
+        Self { vote, committed, purged, last, flushed_end: after(last), kept, ..Self::default() }
+    }
+
+    /// Bytes of the log's records, about.
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept.get()
     }
 
     /// The last entry, or where the log was purged up to if none is left.
@@ -36,8 +46,10 @@ impl Tail {
         self.last
     }
 
-    pub fn push(&mut self, entry: RaftEntry) {
+    /// Adds an entry, and the size of its record.
+    pub fn push(&mut self, entry: RaftEntry, record_bytes: usize) {
         let point = log_point(&entry.log_id);
+        self.kept.push(point.index, record_bytes as u64);
         let bytes = entry_bytes(&entry);
         self.bytes += bytes;
         if let Some((_, replaced)) = self.entries.insert(point.index, (entry, bytes)) {
@@ -64,6 +76,7 @@ impl Tail {
         for (_, bytes) in self.entries.split_off(&end).into_values() {
             self.bytes -= bytes;
         }
+        self.kept.truncate(end);
         self.last = last.max(self.purged);
         self.flushed_end = self.flushed_end.min(end);
     }
@@ -73,6 +86,7 @@ impl Tail {
         for (_, bytes) in std::mem::replace(&mut self.entries, kept).into_values() {
             self.bytes -= bytes;
         }
+        self.kept.purge(upto.index + 1);
         self.purged = self.purged.max(Some(upto));
         self.last = self.last.max(self.purged);
     }
@@ -117,7 +131,7 @@ mod tests {
     fn what_is_not_durable_is_never_evicted() {
         let mut tail = Tail::default();
         let count = (2 * TAIL_BYTES_MAX / entry_bytes(&entry(1, 0))) as u64;
-        (0..count).for_each(|index| tail.push(entry(1, index)));
+        (0..count).for_each(|index| tail.push(entry(1, index), 10));
         tail.flushed(10);
         assert_eq!(tail.read(0..20, usize::MAX).0, 0..10, "durable ones are gone");
         assert_eq!(indexes(&tail.read(10..20, usize::MAX).1), (10..20).collect::<Vec<_>>());
@@ -136,7 +150,7 @@ mod tests {
     #[test]
     fn reads_stay_between_the_purged_and_the_last() {
         let mut tail = Tail::default();
-        (0..10).for_each(|index| tail.push(entry(1, index)));
+        (0..10).for_each(|index| tail.push(entry(1, index), 10));
         tail.flushed(10);
         tail.purge(LogPoint { term: 1, index: 3 });
         tail.truncate(Some(LogPoint { term: 1, index: 7 }));

@@ -157,7 +157,11 @@ fn a_folder_belongs_to_one_node_for_good() {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_groups_share_one_sync() {
     let dir = tempfile::tempdir().unwrap();
-    let store = NodeStore::open(dir.path(), StoreOptions { sync_delay: Duration::from_millis(20) }).unwrap();
+    let store = NodeStore::open(
+        dir.path(),
+        StoreOptions { sync_delay: Duration::from_millis(20).into(), ..StoreOptions::default() },
+    )
+    .unwrap();
     let mut groups = Vec::new();
     for id in 1..=3 {
         let options = GroupOptions::new(GroupId(id), NodeId(1));

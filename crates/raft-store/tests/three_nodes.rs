@@ -2,149 +2,13 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use coda_protocol::ids::{GroupId, NodeId};
-use coda_raft_store::group::{Group, GroupOptions, ProposeError};
-use coda_raft_store::peers::{Call, Peer, PeerError, PeerTransport, Rpc};
-use coda_raft_store::store::{NodeStore, StoreOptions};
-use common::{GROUP, submit, submit_bytes, tasks_of};
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use parking_lot::Mutex;
-use tempfile::TempDir;
-
-/// Delivers to whoever is up.
-#[derive(Clone, Default)]
-struct Wires(Arc<Mutex<BTreeMap<NodeId, Group>>>, Arc<AtomicU32>);
-
-impl Wires {
-    fn to(&self, peer: &Peer) -> Result<Group, PeerError> {
-        self.0.lock().get(&peer.node).cloned().ok_or_else(|| PeerError::Unreachable("it is down".into()))
-    }
-}
-
-impl PeerTransport for Wires {
-    fn call(&self, to: &Peer, _: GroupId, rpc: Rpc, body: Bytes, timeout: Duration) -> Call<'_, Bytes> {
-        let group = self.to(to);
-        Box::pin(async move {
-            let group = group?;
-            let answer = tokio::time::timeout(timeout, group.serve(rpc, &body));
-            let answer = answer.await.map_err(|_| PeerError::Failed("timeout".into()))?;
-            answer.map_err(|error| PeerError::Failed(error.to_string()))
-        })
-    }
-
-    fn appends(
-        &self,
-        to: &Peer,
-        _: GroupId,
-        requests: BoxStream<'static, Bytes>,
-    ) -> Call<'_, BoxStream<'static, Result<Bytes, PeerError>>> {
-        let group = self.to(to);
-        Box::pin(async move { Ok(group?.serve_appends(requests).map(Ok).boxed()) })
-    }
-
-    fn snapshot(&self, to: &Peer, _: GroupId, head: Bytes, file: PathBuf) -> Call<'_, Bytes> {
-        let group = self.to(to);
-        // The first one is damaged on the way.
-        let snapshots_sent = self.1.fetch_add(1, Ordering::Relaxed);
-        Box::pin(async move {
-            let group = group?;
-            let received = group.snapshot_dir().join("received");
-            let mut bytes = std::fs::read(file).map_err(|error| PeerError::Failed(error.to_string()))?;
-            if snapshots_sent == 0 {
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 1;
-            }
-            std::fs::write(&received, bytes).map_err(|error| PeerError::Failed(error.to_string()))?;
-            group.serve_snapshot(&head, received).await.map_err(|error| PeerError::Failed(error.to_string()))
-        })
-    }
-}
-
-struct Cluster {
-    wires: Wires,
-    dirs: BTreeMap<NodeId, TempDir>,
-    nodes: BTreeMap<NodeId, (NodeStore, Group)>,
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let dirs = (1..=3).map(|node| (NodeId(node), tempfile::tempdir().unwrap())).collect();
-        let mut cluster = Self { wires: Wires::default(), dirs, nodes: BTreeMap::new() };
-        for node in 1..=3 {
-            cluster.up(NodeId(node)).await;
-        }
-        let first = cluster.group(1);
-        first.initialize_single().await.unwrap();
-        for node in 2..=3 {
-            first.add_learner(Peer { node: NodeId(node), addr: format!("node-{node}") }).await.unwrap();
-        }
-        first.change_voters((1..=3).map(NodeId)).await.unwrap();
-        cluster
-    }
-
-    async fn up(&mut self, node: NodeId) {
-        let store = NodeStore::open(self.dirs[&node].path(), StoreOptions::default()).unwrap();
-        let options = GroupOptions { checkpoint_log_bytes: 64 << 10, ..GroupOptions::new(GROUP, node) };
-        let group = Group::start(store.clone(), options, Arc::new(self.wires.clone())).await.unwrap();
-        self.wires.0.lock().insert(node, group.clone());
-        self.nodes.insert(node, (store, group));
-    }
-
-    async fn down(&mut self, node: NodeId) {
-        self.wires.0.lock().remove(&node);
-        let (store, group) = self.nodes.remove(&node).unwrap();
-        group.shutdown().await;
-        drop(group);
-        store.close().unwrap();
-    }
-
-    fn group(&self, node: u64) -> Group {
-        self.nodes[&NodeId(node)].1.clone()
-    }
-
-    async fn leader(&self) -> Group {
-        for _ in 0..1_000 {
-            for (_, group) in self.nodes.values() {
-                if group.leadership().borrow().is_me && group.linearize().await.is_ok() {
-                    return group.clone();
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("no leader: {:?}", self.nodes.values().map(|(_, group)| group.status()).collect::<Vec<_>>());
-    }
-
-    /// Waits until all that are up have applied the same, and compares.
-    async fn agree(&self) -> u64 {
-        let leader = self.leader().await;
-        let index = leader.linearize().await.unwrap();
-        for (_, group) in self.nodes.values() {
-            for _ in 0..1_000 {
-                if group.read(|_, applied| applied) >= index {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        }
-        let digests: Vec<_> = self.nodes.values().map(|(_, group)| group.digest()).collect();
-        assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
-        index
-    }
-
-    async fn stop(mut self) {
-        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
-            self.down(node).await;
-        }
-    }
-}
+use coda_protocol::ids::NodeId;
+use coda_raft_store::group::ProposeError;
+use common::cluster::Cluster;
+use common::{submit, submit_bytes, tasks_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_are_equal_and_only_the_leader_accepts() {
@@ -208,7 +72,10 @@ async fn a_node_that_missed_more_than_the_log_keeps_gets_a_snapshot() {
     assert!(applied < purged, "the log alone cannot bring it back: {applied} {purged}");
     cluster.agree().await;
     assert_eq!(cluster.nodes[&late].1.read(|view, _| tasks_of(view)), 300);
-    assert!(cluster.wires.1.load(Ordering::Relaxed) >= 2, "the damaged one was refused, and another one sent");
+    assert!(
+        cluster.wires.snapshots_sent.load(Ordering::Relaxed) >= 2,
+        "the damaged one was refused, and another one sent"
+    );
     // And what was installed survives a restart.
     cluster.down(late).await;
     cluster.up(late).await;

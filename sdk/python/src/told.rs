@@ -176,7 +176,7 @@ fn reply(py: Python<'_>, reply: Reply) -> Tuple<'_> {
         }
         Reply::Lanes(list) => describe::queue(py, &list).map(Bound::into_any),
         // Answers to requests that this module does not send.
-        Reply::Queue(_) => Ok(py.None().into_bound(py)),
+        Reply::Queue(_) | Reply::Cluster(_) | Reply::Withdrawn { .. } => Ok(py.None().into_bound(py)),
         Reply::Run(run) => describe::run(py, &run).map(Bound::into_any),
         Reply::Task(task) => describe::task(py, &task).map(Bound::into_any),
         Reply::Node(node) => describe::node(py, &node).map(Bound::into_any),

@@ -1,8 +1,9 @@
-//! One node in this process, and two ways to speak to it: the Rust SDK, and raw connections that may say anything.
+//! One node in this process, or several that are a cluster, and two ways to speak to them: the Rust SDK, and raw connections that may say anything.
 //!
 //! Deliberately absent: sleeping for luck. Tests wait for what they want to see, up to [`PATIENCE`].
 
 pub mod clock;
+pub mod cluster;
 pub mod logs;
 pub mod node;
 pub mod raw;

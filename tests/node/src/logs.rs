@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
@@ -41,12 +42,34 @@ pub fn matching(text: &str) -> Vec<String> {
     lines.iter().filter(|line| line.contains(text)).cloned().collect()
 }
 
+/// Whether to print what nodes log, for whoever looks into a test: with `CODA_TEST_LOG` set.
+fn prints() -> bool {
+    static PRINTS: OnceLock<bool> = OnceLock::new();
+    *PRINTS.get_or_init(|| std::env::var_os("CODA_TEST_LOG").is_some())
+}
+
+fn began() -> Instant {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    *BEGAN.get_or_init(Instant::now)
+}
+
 struct Collector;
 
 impl<S: Subscriber> Layer<S> for Collector {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let ours = event.metadata().target().starts_with("coda_broker");
-        if !ours || *event.metadata().level() > Level::WARN {
+        let ours = event.metadata().target().starts_with("coda_");
+        if ours && *event.metadata().level() <= Level::INFO && prints() {
+            let mut line = Line(String::new());
+            event.record(&mut line);
+            eprintln!(
+                "{:8.3} {:?} {} {}",
+                began().elapsed().as_secs_f64(),
+                std::thread::current().id(),
+                event.metadata().target(),
+                line.0
+            );
+        }
+        if !event.metadata().target().starts_with("coda_broker") || *event.metadata().level() > Level::WARN {
             return;
         }
         let mut line = Line(format!("{} ", event.metadata().level()));

@@ -66,7 +66,7 @@ impl TestNode {
 
     #[must_use]
     pub fn config(&self) -> NodeConfig {
-        let (sync_delay, groups) = (self.sync_delay, self.groups);
+        let (sync_delay, groups) = (self.sync_delay.into(), self.groups);
         NodeConfig { sync_delay, groups, ..NodeConfig::alone(self.dir.path().into(), self.address) }
     }
 

@@ -19,7 +19,7 @@ use crate::messages::AbortOnDrop;
 use crate::peers::fault::{LinkError, reset};
 use crate::peers::frame::{CallHead, CallKind, PeerFrame};
 use crate::peers::limits::{
-    APPEND_ANSWER_BYTES_MAX, APPEND_BYTES_MAX, APPENDS_PRIORITY, APPENDS_STALL_TIMEOUT, CALL_BYTES_MAX,
+    APPEND_ANSWER_BYTES_MAX, APPEND_BYTES_MAX, APPENDS_PRIORITY, APPENDS_STALL_TIMEOUT, CALL_BYTES_MAX, REOPEN_PAUSE,
     SINGLE_APPEND_TIMEOUT,
 };
 use crate::peers::live::Live;
@@ -127,8 +127,11 @@ impl Answers {
                         self.answered += 1;
                         return Some((Ok(answer), self));
                     }
-                    Err(Ended::Finished) => return None,
                     Err(ended) => {
+                        self.pace().await;
+                        if ended == Ended::Finished {
+                            return None;
+                        }
                         let error = self.why(ended).await;
                         return Some(self.fail(error));
                     }
@@ -146,6 +149,14 @@ impl Answers {
             }
         }
         None
+    }
+
+    /// A stream that ends before its first answer leads to a group that is not there yet, or takes nothing for now. Raft opens
+    /// the next one at once.
+    async fn pace(&self) {
+        if self.answered == 0 {
+            sleep(REOPEN_PAUSE).await;
+        }
     }
 
     fn fail(mut self, error: LinkError) -> (Answer, Self) {

@@ -58,6 +58,16 @@ struct Link {
     heard: Notify,
 }
 
+impl Link {
+    fn standing(&self) -> Standing {
+        let state = self.state.lock();
+        match &state.road {
+            Road::Up(live) if live.is_open() => Ok(live.clone()),
+            _ => Err(state.last_error.clone()),
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     road: Road,
@@ -171,6 +181,11 @@ impl Links {
         }
     }
 
+    /// Where a peer is, as the cluster knows it.
+    pub fn know(&self, node: NodeId, address: &str) {
+        self.link(node).state.lock().remember(address);
+    }
+
     /// A peer has dialled this node, and says where it is.
     pub fn heard_from(&self, peer: &PeerHello) {
         let link = self.link(peer.node);
@@ -189,14 +204,13 @@ impl Links {
     /// Every peer that was ever asked for.
     pub fn all(&self) -> Vec<(NodeId, Standing)> {
         let links: Vec<_> = self.links.lock().iter().map(|(node, link)| (*node, link.clone())).collect();
-        let state_of = |link: Arc<Link>| {
-            let state = link.state.lock();
-            match &state.road {
-                Road::Up(live) if live.is_open() => Ok(live.clone()),
-                _ => Err(state.last_error.clone()),
-            }
-        };
-        links.into_iter().map(|(node, link)| (node, state_of(link))).collect()
+        links.into_iter().map(|(node, link)| (node, link.standing())).collect()
+    }
+
+    /// One peer, if it was ever asked for.
+    pub fn standing(&self, node: NodeId) -> Option<Standing> {
+        let link = self.links.lock().get(&node).cloned();
+        link.map(|link| link.standing())
     }
 
     async fn dial(self: Arc<Self>, node: NodeId, link: Arc<Link>, tell: watch::Sender<Option<Outcome>>) {

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::endpoint::{endpoint_config, socket};
 use crate::identity::CurrentIdentity;
 use crate::messages::AbortOnDrop;
+use crate::peers::asks::Asker;
 use crate::peers::complaints::{Complaints, Who};
 use crate::peers::dial::{Links, Standing};
 use crate::peers::greet::{Admission, Greeter};
@@ -117,6 +118,17 @@ impl PeerEndpoint {
         Ok((Self { endpoint, links, host, _tasks: tasks.map(AbortOnDrop) }, transport))
     }
 
+    /// Asks other nodes, on the connections that Raft's messages take.
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        Asker::new(self.links.clone())
+    }
+
+    /// Where a peer may be found, besides what groups' memberships and it itself say.
+    pub fn know(&self, node: NodeId, address: &str) {
+        self.links.know(node, address);
+    }
+
     /// Where peers connect.
     ///
     /// # Errors
@@ -167,7 +179,7 @@ impl PeerEndpoint {
     }
 
     /// Tells all peers that this node goes, and ends what is served. Close it before the groups are shut down.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.endpoint.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"the node is stopping");
         self.host.stop().await;
         drop(timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await);

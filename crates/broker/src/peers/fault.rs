@@ -227,6 +227,7 @@ pub enum ServeFault {
 pub fn reset(node: NodeId, code: u64) -> LinkError {
     let why = match code {
         RESET_NO_GROUP => format!("CODA4143 the group is not on node {node}, or not yet"),
+        RESET_BUSY => format!("CODA4144 node {node} is busy, or not ready yet"),
         code => format!("CODA4136 node {node} ended the stream with code {code}"),
     };
     LinkError::Failed { why }
@@ -234,6 +235,8 @@ pub fn reset(node: NodeId, code: u64) -> LinkError {
 
 /// Resets a stream for a group that is not there.
 pub const RESET_NO_GROUP: u64 = 4_143;
+/// Resets what this node cannot answer at the moment.
+pub const RESET_BUSY: u64 = 4_144;
 
 #[cfg(test)]
 mod tests {

@@ -52,6 +52,10 @@ pub enum PeerFrame {
         file_bytes: u64,
         head: Bytes,
     },
+    /// First on a stream: a question of one node to another. Its answer ends the stream.
+    Ask {
+        body: Bytes,
+    },
 }
 
 /// What a call is, and until when somebody waits for its answer.
@@ -76,6 +80,7 @@ const ANSWER: u8 = 4;
 const FAILED: u8 = 5;
 const APPENDS: u8 = 6;
 const SNAPSHOT: u8 = 7;
+const ASK: u8 = 8;
 
 const MAGIC: &[u8; 4] = b"CDPR";
 pub const LENGTH_BYTES: usize = 4;
@@ -148,6 +153,10 @@ impl PeerFrame {
                 out.put_u64(*file_bytes);
                 out.put_slice(head);
             }
+            Self::Ask { body } => {
+                header(out, ASK, 0);
+                out.put_slice(body);
+            }
         }
         let length = (out.len() - start - LENGTH_BYTES) as u32;
         out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
@@ -186,6 +195,7 @@ impl PeerFrame {
                 file_bytes: frame.get_u64(),
                 head: bounded(frame)?,
             }),
+            ASK => Ok(Self::Ask { body: frame }),
             APPENDS | SNAPSHOT => Err(short("opening of a stream")),
             other => Err(Malformed { what: "frame", why: format!("unknown kind {other}") }.into()),
         }
@@ -298,6 +308,7 @@ mod tests {
             PeerFrame::Failed { id: 8, why: "CODA4143 no".into() },
             PeerFrame::Appends { group: GroupId(u32::MAX) },
             PeerFrame::Snapshot { group: GroupId(1), file_bytes: 1 << 40, head: Bytes::from_static(b"head") },
+            PeerFrame::Ask { body: Bytes::from_static(b"who?") },
             call(CallKind::SingleAppend),
         ];
         frames.extend(kinds.map(call));
@@ -371,7 +382,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_never_panic(kind in 0u8..9, bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+        fn random_bytes_never_panic(kind in 0u8..10, bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             let frame = [&[kind][..], &bytes].concat();
             let _ = PeerFrame::decode(frame.into());
             let mut buffer = BytesMut::from(&bytes[..]);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use coda_protocol::ids::GroupId;
+use coda_protocol::ids::{GroupId, NodeId};
 use coda_raft_store::group::{Group, ServeError};
 use coda_raft_store::peers::Rpc;
 use futures::FutureExt;
@@ -13,10 +13,18 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use parking_lot::RwLock;
 
-/// Finds groups.
+/// Finds groups, and who answers for the node itself.
 pub trait Groups: Send + Sync + 'static {
     /// The group, if it runs on this node now.
     fn find(&self, group: GroupId) -> Option<Arc<dyn Served>>;
+
+    /// Who answers other nodes' questions, once somebody does.
+    fn asked(&self) -> Option<Arc<dyn Asked>>;
+}
+
+/// Answers what other nodes ask. What questions there are is not known here.
+pub trait Asked: Send + Sync + 'static {
+    fn ask(&self, from: NodeId, body: Bytes) -> BoxFuture<'static, Bytes>;
 }
 
 /// What a group answers; [`Group`] has the same verbs.
@@ -49,24 +57,39 @@ impl Served for Group {
 
 /// Groups that come and go while peers call. Clones are the same table.
 #[derive(Clone, Default)]
-pub struct GroupTable(Arc<RwLock<BTreeMap<GroupId, Arc<dyn Served>>>>);
+pub struct GroupTable(Arc<RwLock<Table>>);
+
+#[derive(Default)]
+struct Table {
+    groups: BTreeMap<GroupId, Arc<dyn Served>>,
+    asked: Option<Arc<dyn Asked>>,
+}
 
 impl GroupTable {
     pub fn insert(&self, group: GroupId, served: Arc<dyn Served>) {
-        self.0.write().insert(group, served);
+        self.0.write().groups.insert(group, served);
     }
 
     pub fn remove(&self, group: GroupId) {
-        self.0.write().remove(&group);
+        self.0.write().groups.remove(&group);
+    }
+
+    /// This answers other nodes' questions from now on.
+    pub fn answer_with(&self, asked: Arc<dyn Asked>) {
+        self.0.write().asked = Some(asked);
     }
 
     pub fn clear(&self) {
-        self.0.write().clear();
+        *self.0.write() = Table::default();
     }
 }
 
 impl Groups for GroupTable {
     fn find(&self, group: GroupId) -> Option<Arc<dyn Served>> {
-        self.0.read().get(&group).cloned()
+        self.0.read().groups.get(&group).cloned()
+    }
+
+    fn asked(&self) -> Option<Arc<dyn Asked>> {
+        self.0.read().asked.clone()
     }
 }

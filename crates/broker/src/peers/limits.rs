@@ -46,7 +46,10 @@ pub const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// or its group does. Sending again helps only if something was lost in there, so this is well above a disk's hiccup.
 /// A slow link is progress, not a stall.
 pub const APPENDS_STALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for a snapshot, which everything else may overtake.
+/// Before a stream of appends is opened again that ended without an answer. Short, because a node that has just started opens
+/// its groups in less; and not zero, because Raft would try thousands of times meanwhile.
+pub const REOPEN_PAUSE: Duration = Duration::from_millis(20);
+/// As [`APPENDS_STALL_TIMEOUT`] for a snapshot, which everything else may overtake.
 pub const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first frame of a stream. QUIC shows a stream as soon as a later one is heard of, and that of a snapshot has to let
 /// all others go first.
@@ -56,6 +59,8 @@ pub const OPENING_TIMEOUT: Duration = SNAPSHOT_STALL_TIMEOUT;
 pub const SNAPSHOT_TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a peer may take to check and install what it received: as long as Raft gives it.
 pub const SNAPSHOT_INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a node takes to answer another one's question, whatever it has to do for it.
+pub const ASK_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// A stream may fail a moment before its connection says why it ended.
 pub const CLOSE_REASON_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long closing the endpoint waits for the peers to hear of it.
@@ -87,6 +92,10 @@ pub const FRAME_BYTES_MAX: usize = CALL_BYTES_MAX + 64;
 pub const WHY_BYTES_MAX: usize = 1 << 10;
 /// One append: an entry of the largest size behind as much as the log hands out at once.
 pub const APPEND_BYTES_MAX: usize = LOG_ENTRY_BYTES_MAX + (8 << 20);
+/// A question of one node to another, and its answer: what a client asked or is answered, and a little around it.
+pub const ASK_BYTES_MAX: usize = coda_protocol::limits::FRAME_BYTES_MAX + (64 << 10);
+/// Questions of one peer that are answered at once. Others wait in its streams.
+pub const ASKS_SERVED_MAX: usize = 64;
 /// Answers to appends are positions.
 pub const APPEND_ANSWER_BYTES_MAX: usize = CALL_BYTES_MAX;
 /// Calls of this node that wait for one peer.
@@ -117,7 +126,7 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// every group on the disk.
 pub const SNAPSHOT_SYNC_BYTES: usize = 8 << 20;
 
-/// Streams a peer may have open: its control stream, one of appends per group, snapshots, and some that end.
+/// Streams a peer may have open: its control stream, one of appends per group, snapshots, questions, and some that end.
 pub const STREAMS_MAX: u32 = 128;
 /// Bytes in flight or unread per stream. What a snapshot can put before others is at most this: 84 ms on a link of
 /// 100 Mbit/s, less than Raft waits for a heartbeat. What it can fetch is this per round trip: 1 GB/s at 1 ms.
@@ -136,7 +145,8 @@ pub const SNAPSHOT_PRIORITY: i32 = 0;
 /// This node or its program ended the stream; nothing is wrong with the connection.
 pub const RESET_CANCELLED: u32 = 1;
 
-const _: () = assert!(APPEND_BYTES_MAX <= DECODE_BYTES_MAX);
+const _: () = assert!(APPEND_BYTES_MAX <= DECODE_BYTES_MAX && ASK_BYTES_MAX <= DECODE_BYTES_MAX);
+const _: () = assert!(ASKS_SERVED_MAX < STREAMS_MAX as usize);
 const _: () = assert!(HELLO_BYTES_MAX <= UNGREETED_WINDOW_BYTES as usize);
 const _: () = assert!(2 * HELLO_TEXT_BYTES_MAX + 128 < HELLO_BYTES_MAX);
 const _: () = assert!(STREAMS_MAX as u64 * STREAM_WINDOW_BYTES as u64 <= u32::MAX as u64);

@@ -9,6 +9,7 @@
 //!     │ call, heartbeat ──▶ live: one control stream, multiplexed ──▶ serve_calls ──▶ Group::serve
 //!     │ appends ──────────▶ appends: a stream per group ────────────▶ serve_streams ▶ Group::serve_appends
 //!     │ snapshot ─────────▶ send_snapshot: one stream, last in line ▶ receive_snapshot ▶ Group::serve_snapshot
+//!     ├─ ask ─────────────▶ asks: a stream per question ──────────▶ Asked
 //!     └─ dial: at most one attempt per peer      greet, at both ends: who are you, may you be here
 //! ```
 //!
@@ -30,6 +31,7 @@ mod stream;
 
 // The end that asks.
 mod appends;
+mod asks;
 mod dial;
 mod live;
 mod send_snapshot;
@@ -44,9 +46,10 @@ mod serve_streams;
 // What is said about it.
 mod complaints;
 
+pub use asks::Asker;
 pub use endpoint::{PeerEndpoint, PeerEndpointError, PeerLink, PeerOptions, PeerStatus};
 pub use fault::{PeerFault, Refused};
 pub use frame::{CallHead, CallKind, PeerFrame};
 pub use greet::Admission;
-pub use groups::{GroupTable, Groups, Served};
+pub use groups::{Asked, GroupTable, Groups, Served};
 pub use hello::PeerHello;

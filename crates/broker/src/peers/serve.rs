@@ -21,8 +21,8 @@ use crate::peers::greet::{Greeted, Greeter, node_of};
 use crate::peers::groups::Groups;
 use crate::peers::hello::PeerHello;
 use crate::peers::limits::{
-    CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, HANDSHAKES_PER_ADDRESS_MAX, HELLO_TIMEOUT, SNAPSHOTS_RECEIVED_MAX,
-    STREAMS_MAX, UNPROVEN_HANDSHAKES_MAX,
+    ASKS_SERVED_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, HANDSHAKES_PER_ADDRESS_MAX, HELLO_TIMEOUT,
+    SNAPSHOTS_RECEIVED_MAX, STREAMS_MAX, UNPROVEN_HANDSHAKES_MAX,
 };
 use crate::peers::stream::Ended;
 use crate::peers::{serve_calls, serve_streams};
@@ -54,6 +54,8 @@ pub struct Caller {
     pub host: Arc<Host>,
     pub connection: Connection,
     pub node: NodeId,
+    /// Places for its questions.
+    pub asks: Semaphore,
 }
 
 impl Caller {
@@ -206,7 +208,12 @@ async fn serve(connection: Connection, host: Arc<Host>) {
     if let Err(refused) = host.greeter.admit_again(admitted, &peer) {
         host.complaints.close(&connection, who, &refused.into());
     }
-    let caller = Arc::new(Caller { host: host.clone(), connection: connection.clone(), node });
+    let caller = Arc::new(Caller {
+        host: host.clone(),
+        connection: connection.clone(),
+        node,
+        asks: Semaphore::new(ASKS_SERVED_MAX),
+    });
     let fault = tokio::select! {
         fault = serve_calls::serve(caller.clone(), outgoing, incoming) => fault,
         fault = serve_streams::serve(caller.clone()) => fault,

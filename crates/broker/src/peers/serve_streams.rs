@@ -9,10 +9,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::peers::asks;
 use crate::peers::fault::{PeerFault, RESET_NO_GROUP};
 use crate::peers::frame::PeerFrame;
 use crate::peers::groups::Served;
-use crate::peers::limits::{APPEND_BYTES_MAX, APPENDS_PRIORITY, BATCHES_READY_MAX, FRAME_BYTES_MAX, OPENING_TIMEOUT};
+use crate::peers::limits::{APPEND_BYTES_MAX, APPENDS_PRIORITY, ASK_BYTES_MAX, BATCHES_READY_MAX, OPENING_TIMEOUT};
 use crate::peers::receive_snapshot::{self, Announced};
 use crate::peers::serve::Caller;
 use crate::peers::stream::{Ended, Incoming, Outgoing, next_batch};
@@ -35,11 +36,15 @@ pub async fn serve(caller: Arc<Caller>) -> Option<PeerFault> {
 }
 
 async fn serve_stream(caller: &Arc<Caller>, outgoing: Outgoing, mut incoming: Incoming) -> Result<(), PeerFault> {
-    let Ok(opening) = timeout(OPENING_TIMEOUT, incoming.frame(FRAME_BYTES_MAX)).await else {
+    let Ok(opening) = timeout(OPENING_TIMEOUT, incoming.frame(ASK_BYTES_MAX)).await else {
         // Dropped here, it is reset: whoever wants it tries again.
         return Ok(());
     };
     let (group, announced) = match opening {
+        Ok(PeerFrame::Ask { body }) => {
+            asks::serve(caller, body, outgoing).await;
+            return Ok(());
+        }
         Ok(PeerFrame::Appends { group }) => (group, None),
         Ok(PeerFrame::Snapshot { group, file_bytes, head }) => (group, Some(Announced { group, file_bytes, head })),
         Ok(_) => return Err(PeerFault::Unexpected { what: "no opening of a stream, but something else" }),

@@ -184,7 +184,7 @@ impl Side {
     /// Stops as a process does that is asked to.
     pub async fn close(mut self) {
         let endpoint = self.endpoint.take().unwrap();
-        self.run(endpoint.close()).await;
+        self.run(async move { endpoint.close().await }).await;
     }
 
     /// Stops as a process does that is killed: no word to anybody.

@@ -13,7 +13,6 @@ pub struct Key {
     pub without: Without,
     pub about: &'static str,
     pub is_secret: bool,
-    pub since: Since,
 }
 
 /// What holds where nobody says anything.
@@ -27,25 +26,13 @@ pub enum Without {
     Default(&'static str),
 }
 
-/// From when on a key has an effect. One that had none would promise what is not kept, so it is refused until then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Since {
-    Now,
-    SeveralNodes,
-}
-
 impl Key {
     const fn new(name: &'static str, kind: Kind, without: Without, about: &'static str) -> Self {
-        Self { name, kind, without, about, is_secret: false, since: Since::Now }
+        Self { name, kind, without, about, is_secret: false }
     }
 
     const fn secret(mut self) -> Self {
         self.is_secret = true;
-        self
-    }
-
-    const fn with_several_nodes(mut self) -> Self {
-        self.since = Since::SeveralNodes;
         self
     }
 
@@ -82,9 +69,9 @@ pub const KEYS: &[Key] = &[
     Key::new("listen.advertise_client", K::HostPort, Nothing,
         "how clients reach that, where it is not what it listens on"),
     Key::new("listen.peer", K::Address, Nothing,
-        "where other nodes connect; a UDP port").with_several_nodes(),
+        "where other nodes connect; a UDP port"),
     Key::new("listen.advertise_peer", K::HostPort, Nothing,
-        "how other nodes reach that").with_several_nodes(),
+        "how other nodes reach that"),
 
     Key::new("tls.ca", K::Path, Default("certs/ca.pem"),
         "whom the node trusts: its cluster's authority, two while one takes over"),
@@ -97,14 +84,14 @@ pub const KEYS: &[Key] = &[
         "serve only clients that show a certificate of the cluster's authority"),
 
     Key::new("cluster.seeds", K::HostPorts { count_max: SEEDS_MAX }, Nothing,
-        "nodes to ask when joining").with_several_nodes(),
+        "nodes to ask when joining, where clients reach them"),
     Key::new("cluster.join_token", K::Text { bytes_max: JOIN_TOKEN_BYTES_MAX }, Nothing,
-        "lets the node join, once").secret().with_several_nodes(),
+        "lets the node join, once; `coda-admin cluster token create` makes it").secret(),
 
     Key::new("storage.sync_delay", K::Duration { ms_max: SYNC_DELAY_MS_MAX }, Default("0ms"),
         "added to every sync of the log; for benchmarks, never in production"),
     Key::new("storage.disk_reserve", K::Bytes { min: DISK_RESERVE_BYTES_MIN, max: DISK_RESERVE_BYTES_MAX }, Nothing,
-        "writes are refused while less than this is free").with_several_nodes(),
+        "writes are refused while less than this is free; without it 512 MiB, or a twentieth of a smaller disk"),
 
     Key::new("log.level", K::LogFilter, Default("info,openraft=warn"),
         "off, error, warn, info, debug, trace, or a filter with levels of single parts"),

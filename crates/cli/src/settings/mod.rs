@@ -17,11 +17,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::node::Peering;
 use coda_broker::identity::IdentityFiles;
 use coda_protocol::ids::NodeId;
 
 use crate::errors::CliError;
-use keys::{KEYS, Key, Since, Without};
+use keys::{KEYS, Key, Without};
 pub use layers::Origin;
 use layers::{Given, Layers};
 use problem::Problem;
@@ -36,9 +37,16 @@ pub struct Settings {
     pub zone: Option<String>,
     pub listen: SocketAddr,
     pub advertise: Option<String>,
+    /// How it meets other nodes; none if it is alone.
+    pub peering: Option<Peering>,
+    /// Whom to ask to be let into a cluster, and with what.
+    pub seeds: Vec<String>,
+    pub join_token: Option<String>,
     pub certificates: IdentityFiles,
     pub require_certificate: bool,
     pub sync_delay: Duration,
+    /// Writes are refused while less than this is free; none for the default.
+    pub disk_reserve: Option<u64>,
     pub log_level: String,
     pub log_is_json: bool,
 }
@@ -92,6 +100,7 @@ impl Sources {
             }
         });
         let effective: Vec<Effective> = effective.collect();
+        problems.extend(alone(&effective));
         if problems.is_empty() {
             return Ok(effective);
         }
@@ -104,12 +113,23 @@ impl Sources {
     }
 }
 
+/// What is said about other nodes of a node that meets none.
+fn alone(effective: &[Effective]) -> Vec<Problem> {
+    let is_set = |name: &str| effective.iter().any(|one| one.key.name == name && one.value.is_some());
+    if is_set(PEER) {
+        return Vec::new();
+    }
+    let pointless = effective.iter().filter(|one| OF_PEERS.contains(&one.key.name) && one.value.is_some());
+    pointless.map(|one| Problem::alone(one.origin.clone(), one.key)).collect()
+}
+
+/// A node with this meets others, and the rest is about how.
+const PEER: &str = "listen.peer";
+const OF_PEERS: [&str; 3] = ["listen.advertise_peer", "cluster.seeds", "cluster.join_token"];
+
 /// `base` is where relative defaults count from.
 fn effective(key: &'static Key, given: Option<&Given>, base: &Path) -> Result<Effective, Problem> {
     let (raw, origin, base) = match (given, key.without) {
-        (Some(Given { origin, .. }), _) if key.since == Since::SeveralNodes => {
-            return Err(Problem::not_yet(origin.clone(), key));
-        }
         (Some(Given { raw, origin, base }), _) => (raw.clone(), origin.clone(), base.as_path()),
         (None, Without::Default(text)) => (Raw::Words(text.to_owned()), Origin::Default, base),
         (None, Without::Nothing) => return Ok(Effective { key, value: None, origin: Origin::Default }),
@@ -131,6 +151,11 @@ impl Settings {
             zone: held.text("node.zone"),
             listen: held.address("listen.client"),
             advertise: held.text("listen.advertise_client"),
+            peering: held
+                .maybe_address("listen.peer")
+                .map(|listen| Peering { listen, advertise: held.text("listen.advertise_peer").map(Into::into) }),
+            seeds: held.texts("cluster.seeds"),
+            join_token: held.text("cluster.join_token"),
             certificates: IdentityFiles {
                 ca: held.path("tls.ca"),
                 cert: held.path("tls.cert"),
@@ -138,6 +163,7 @@ impl Settings {
             },
             require_certificate: held.flag("client.require_certificate"),
             sync_delay: held.duration("storage.sync_delay"),
+            disk_reserve: held.bytes("storage.disk_reserve"),
             log_level: held.text("log.level").unwrap_or_default(),
             log_is_json: held.text("log.format").as_deref() == Some("json"),
         }
@@ -169,13 +195,36 @@ impl Held<'_> {
     }
 
     fn address(&self, name: &str) -> SocketAddr {
-        let Some(Value::Address(address)) = self.get(name) else { unreachable!("{name} is an address") };
-        *address
+        self.maybe_address(name).unwrap_or_else(|| unreachable!("{name} is an address"))
+    }
+
+    fn maybe_address(&self, name: &str) -> Option<SocketAddr> {
+        match self.get(name) {
+            Some(Value::Address(address)) => Some(*address),
+            None => None,
+            Some(_) => unreachable!("{name} is an address"),
+        }
     }
 
     fn duration(&self, name: &str) -> Duration {
         let Some(Value::Duration(duration)) = self.get(name) else { unreachable!("{name} is a duration") };
         *duration
+    }
+
+    fn bytes(&self, name: &str) -> Option<u64> {
+        match self.get(name) {
+            Some(Value::Bytes(bytes)) => Some(*bytes),
+            None => None,
+            Some(_) => unreachable!("{name} is a number of bytes"),
+        }
+    }
+
+    fn texts(&self, name: &str) -> Vec<String> {
+        match self.get(name) {
+            Some(Value::Texts(texts)) => texts.clone(),
+            None => Vec::new(),
+            Some(_) => unreachable!("{name} is a list of texts"),
+        }
     }
 
     fn text(&self, name: &str) -> Option<String> {

@@ -43,8 +43,9 @@ impl Problem {
         Self { code: "CODA4222", place: None, text }
     }
 
-    pub fn not_yet(place: Origin, key: &Key) -> Self {
-        let text = format!("`{}` is for clusters of several nodes, which this version cannot run yet", key.name);
+    pub fn alone(place: Origin, key: &Key) -> Self {
+        let text =
+            format!("`{}` means nothing without `listen.peer`: a node that others do not reach is alone", key.name);
         Self { code: "CODA4224", place: Some(place), text }
     }
 }

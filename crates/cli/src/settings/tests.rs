@@ -173,13 +173,11 @@ fn a_file_that_is_none_is_refused() {
 }
 
 #[test]
-fn what_several_nodes_need_is_refused_until_there_are_several() {
+fn what_is_said_about_other_nodes_needs_a_way_to_meet_them() {
     for text in [
-        "[listen]\npeer = \"0.0.0.0:4748\"\n",
         "[listen]\nadvertise_peer = \"a:4748\"\n",
         "[cluster]\nseeds = [\"a:4748\"]\n",
         "[cluster]\njoin_token = \"secret\"\n",
-        "[storage]\ndisk_reserve = \"1GiB\"\n",
     ] {
         let (code, told) = Case::new(&format!("{MINIMAL}{text}")).refusal();
         assert_eq!(code, "CODA4224", "{told}");

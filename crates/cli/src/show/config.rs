@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use crate::args::Format;
 use crate::output::{Grid, Screen, document};
-use crate::settings::keys::{KEYS, Key, Since, Without};
+use crate::settings::keys::{KEYS, Key, Without};
 use crate::settings::{Effective, Origin, Value};
 
 pub fn effective(settings: &[Effective], screen: &Screen) -> String {
@@ -61,10 +61,7 @@ pub fn keys(screen: &Screen) -> String {
             Without::Nothing => "-",
             Without::Default(default) => default,
         };
-        let about = match key.since {
-            Since::Now => key.about.to_owned(),
-            Since::SeveralNodes => format!("{} (not yet: with several nodes)", key.about),
-        };
+        let about = key.about.to_owned();
         grid.row([Cell::new(key.name), Cell::new(default), Cell::new(key.kind), Cell::new(about)]);
     }
     grid.render()
@@ -81,6 +78,5 @@ fn key_json(key: &Key) -> Json {
         "required": key.without == Without::Missing,
         "may_be": key.kind.to_string(),
         "meaning": key.about,
-        "has_effect": key.since == Since::Now,
     })
 }

@@ -1,12 +1,21 @@
 //! From descriptions to text: one file per noun, each with its table and its JSON.
 
 pub mod cert;
+pub mod cluster;
 pub mod config;
+pub mod copies;
 pub mod node;
+pub mod plan;
 pub mod queue;
 pub mod run;
+pub mod setting;
 pub mod task;
+pub mod token;
 
+#[cfg(test)]
+pub mod canned;
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod tests;
 

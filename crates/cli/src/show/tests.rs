@@ -27,7 +27,7 @@ fn ago(ms: u64) -> Timestamp {
 }
 
 /// Both forms of one thing.
-fn both(name: &str, render: impl Fn(&Screen) -> String) {
+pub(super) fn both(name: &str, render: impl Fn(&Screen) -> String) {
     expect(&format!("output/{name}.txt"), &render(&screen(Format::Table)));
     let json = render(&screen(Format::Json));
     serde_json::from_str::<serde_json::Value>(&json).unwrap();

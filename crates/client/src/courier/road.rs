@@ -92,11 +92,17 @@ impl<H: Handler> Courier<H> {
         let wake = Arc::new(Notify::new());
         let mut open = Open { courier: self, connection: &connection, node, is_goodbye: true };
         info!(%address, node = node.0, "connected");
-        self.flight.lock().up(node, wake.clone());
+        {
+            let mut flight = self.flight.lock();
+            flight.up(node, wake.clone());
+            flight.routes.set_outside(node, map.is_none());
+        }
         self.tell(News::Connected { first: !self.was_up.swap(true, Ordering::Relaxed), welcome });
         self.state.send_replace(State::Up);
         // Who leads came with the map: it is heard before anything is sent.
-        if let Err(error) = self.take(node, Frame::Push(Push::Map(map)), &mut buffer) {
+        if let Some(map) = map
+            && let Err(error) = self.take(node, Frame::Push(Push::Map(map)), &mut buffer)
+        {
             let error = ClientError::Protocol(error);
             refuse(&connection, &error);
             return Broken::ForGood(error);
@@ -235,6 +241,7 @@ impl<H: Handler> Courier<H> {
             let (id, answer) = match frame {
                 Frame::Answer { id, answer } => (id, answer),
                 Frame::Push(Push::Map(map)) => {
+                    flight.routes.set_outside(node, false);
                     if flight.routes.set_map(map) {
                         self.map.send_replace(flight.routes.map().cloned());
                         moved = true;
@@ -242,7 +249,7 @@ impl<H: Handler> Courier<H> {
                     continue;
                 }
                 Frame::Push(Push::Leader(leader)) => {
-                    moved |= flight.routes.set_leader(leader);
+                    moved |= flight.routes.set_leader(node, leader);
                     continue;
                 }
                 Frame::Push(push) => {

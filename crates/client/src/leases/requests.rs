@@ -13,7 +13,7 @@ impl<P> Leases<P> {
     /// Before a request is sent.
     pub(crate) fn begin(&mut self, intent: &Intent) -> Verdict {
         match intent {
-            Intent::Ask | Intent::Resume { .. } => Verdict::Send,
+            Intent::Ask | Intent::Resume { .. } | Intent::Withdraw { .. } => Verdict::Send,
             Intent::Spawn { hold, keys } => {
                 if let Some(held) = self.held.get_mut(hold) {
                     held.pending.extend(keys.iter().cloned());
@@ -36,7 +36,7 @@ impl<P> Leases<P> {
                     return Verdict::Defer;
                 }
                 held.state = State::Ending;
-                self.lines[held.line].taken[hold.0.kind() as usize] -= 1;
+                self.lines[held.line].slots[hold.0.kind() as usize].give(held.node);
                 Verdict::Send
             }
             Intent::Park { hold } => {
@@ -73,6 +73,17 @@ impl<P> Leases<P> {
                     Ok((Reply::Resumed { lost }, _)) => self.on_resumed(holds, std::mem::take(lost), events),
                     Ok((reply, _)) => warn!(?reply, "resume was answered with something else"),
                     Err(error) => warn!(code = error.code(), %error, "resume was refused"),
+                }
+                None
+            }
+            Intent::Withdraw { node, line, kind, id } => {
+                match result {
+                    Ok((Reply::Withdrawn { slots }, _)) => {
+                        self.lines[*line].slots[*kind as usize].withdrawn(*node, *id, *slots);
+                    }
+                    Ok((reply, _)) => warn!(?reply, "withdraw was answered with something else"),
+                    // What became of the slots is not known before the connection is another one.
+                    Err(error) => warn!(code = error.code(), %error, "withdraw was refused"),
                 }
                 None
             }
@@ -127,7 +138,7 @@ impl<P> Leases<P> {
     fn reactivate(&mut self, hold: Hold) {
         let Some(held) = self.held.get_mut(&hold) else { return };
         if held.state == State::Ending {
-            self.lines[held.line].taken[hold.0.kind() as usize] += 1;
+            self.lines[held.line].slots[hold.0.kind() as usize].take(held.node);
         }
         held.state = State::Active;
     }

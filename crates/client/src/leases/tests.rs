@@ -27,7 +27,7 @@ struct World {
 /// What a node is offered with the next write.
 fn credits(leases: &mut Leases<&'static str>, node: NodeId) -> Vec<Credit> {
     let mut out = Vec::new();
-    leases.credits(node, &mut out);
+    leases.credits(node, Instant::now(), &mut out);
     let mut buffer = BytesMut::from(&out[..]);
     let mut credits = Vec::new();
     while let Some(frame) = Frame::take(&mut buffer).unwrap() {
@@ -42,8 +42,12 @@ impl World {
         let names = |name: &str| vec![name.into()];
         let subscribe = Subscribe { queue: QUEUE.into(), tasks: names("send"), workflows: names("flow") };
         let served = Served { subscribe, task_slots: SLOTS, run_slots: SLOTS };
-        let mut world =
-            Self { leases: Leases::new(vec![served]).unwrap(), events: Vec::new(), back: Vec::new(), credit: [0; 2] };
+        let mut world = Self {
+            leases: Leases::new(vec![served], Salt(0)).unwrap(),
+            events: Vec::new(),
+            back: Vec::new(),
+            credit: [0; 2],
+        };
         world.connect();
         world
     }
@@ -386,7 +390,7 @@ fn options_over_the_bounds_are_refused() {
         task_slots,
         run_slots: 0,
     };
-    let code = |served: Vec<Served>| Leases::<()>::new(served).unwrap_err().code();
+    let code = |served: Vec<Served>| Leases::<()>::new(served, Salt(0)).unwrap_err().code();
     assert_eq!(code(vec![served("a", 1), served("a", 1)]), "CODA4013");
     assert_eq!(code(vec![served("a", 20_000)]), "CODA4013");
     assert_eq!(code(vec![served("", 1)]), "CODA2001");

@@ -1,10 +1,12 @@
 //! Between the courier and the leases: what requests mean, what news do, who is told.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use coda_protocol::cluster::ClusterMap;
 use coda_protocol::ids::{GroupId, NodeId, Position, Work};
 use coda_protocol::payload::check_outcome;
+use coda_protocol::push::Push;
 use coda_protocol::reply::Reply;
 use coda_protocol::request::{Release, Request};
 use parking_lot::Mutex;
@@ -72,8 +74,15 @@ impl WorkerHandler {
         let mut leases = self.leases.lock();
         match leases.begin(&packed.ticket.intent) {
             Verdict::Send => {
+                let freed = match &packed.ticket.intent {
+                    Intent::End { hold } => leases.owes_others(*hold, Instant::now()),
+                    _ => false,
+                };
                 drop(leases);
                 courier.submit(packed);
+                if freed {
+                    courier.wake();
+                }
             }
             Verdict::Defer => {
                 if let Intent::End { hold } | Intent::Park { hold } = packed.ticket.intent {
@@ -111,17 +120,26 @@ impl Handler for WorkerHandler {
     }
 
     fn credits(&self, node: NodeId, out: &mut Vec<u8>) {
-        self.leases.lock().credits(node, out);
+        self.leases.lock().credits(node, Instant::now(), out);
+    }
+
+    fn reclaim(&self) -> Vec<(NodeId, Request, Ticket)> {
+        let withdrawals = self.leases.lock().reclaim(Instant::now()).into_iter();
+        withdrawals.map(|(node, withdraw, intent)| (node, Request::Withdraw(withdraw), Ticket::quiet(intent))).collect()
     }
 
     fn handle(&self, courier: &Courier<Self>, news: &mut Vec<News<Ticket>>) {
         let (mut batch, mut back, mut released) = (Vec::with_capacity(news.len()), Vec::new(), Vec::new());
-        let mut over = false;
+        let (mut over, mut wished) = (false, false);
         let mut leases = self.leases.lock();
         for news in news.drain(..) {
             match news {
-                News::Push(node, push) => leases.on_push(node, push, &mut batch, &mut back),
+                News::Push(node, push) => {
+                    wished |= matches!(push, Push::Wants(_));
+                    leases.on_push(node, push, &mut batch, &mut back);
+                }
                 News::Answered { ticket, mut result } => {
+                    wished |= matches!(ticket.intent, Intent::Withdraw { .. });
                     released.extend(leases.finish(&ticket.intent, &mut result, &mut batch));
                     answer(ticket.to, result, &mut batch);
                 }
@@ -149,7 +167,12 @@ impl Handler for WorkerHandler {
         released.into_iter().for_each(|packed| self.dispatch(courier, packed));
         if over {
             self.events.close();
-        } else if owes_credit {
+            return;
+        }
+        if wished {
+            courier.reclaim();
+        }
+        if owes_credit {
             courier.wake();
         }
     }

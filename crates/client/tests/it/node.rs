@@ -26,13 +26,17 @@ const NODE: NodeId = NodeId(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Node {
+    pub id: NodeId,
     pub address: SocketAddr,
     pub ca_pem: String,
+    #[allow(dead_code, reason = "for `beside`")]
+    config: quinn::ServerConfig,
     endpoint: Endpoint,
 }
 
 /// One client connection. `answer` and `push` write at once.
 pub struct Peer {
+    node: NodeId,
     address: SocketAddr,
     pub connection: Connection,
     pub hello: Hello,
@@ -48,8 +52,18 @@ pub async fn within<F: Future>(future: F) -> F::Output {
 impl Node {
     pub fn start() -> Self {
         let (config, ca_pem) = server_config();
-        let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
-        Self { address: endpoint.local_addr().unwrap(), ca_pem, endpoint }
+        Self::of(NODE, config, ca_pem)
+    }
+
+    /// Another one whose certificate is of the same authority.
+    #[allow(dead_code, reason = "the tests of the programs use it, and this file")]
+    pub fn beside(&self, id: NodeId) -> Self {
+        Self::of(id, self.config.clone(), self.ca_pem.clone())
+    }
+
+    fn of(id: NodeId, config: quinn::ServerConfig, ca_pem: String) -> Self {
+        let endpoint = Endpoint::server(config.clone(), "127.0.0.1:0".parse().unwrap()).unwrap();
+        Self { id, address: endpoint.local_addr().unwrap(), ca_pem, config, endpoint }
     }
 
     pub fn options(&self) -> ConnectOptions {
@@ -75,7 +89,7 @@ impl Node {
             let (send, mut recv) = connection.accept_bi().await.unwrap();
             let mut buffer = BytesMut::new();
             let Frame::Hello { hello, .. } = read(&mut recv, &mut buffer).await else { panic!("no hello") };
-            Peer { address: self.address, connection, hello, send, recv, buffer }
+            Peer { node: self.id, address: self.address, connection, hello, send, recv, buffer }
         })
         .await
     }
@@ -89,24 +103,52 @@ impl Node {
 }
 
 /// Of a cluster of this node and one group.
-fn map(address: SocketAddr) -> ClusterMap {
+fn map(node: NodeId, address: SocketAddr) -> ClusterMap {
     let client_addr = address.to_string().into();
     ClusterMap {
         version: 1,
         cluster: ClusterId([7; 16]),
         commands_version: 1,
-        nodes: vec![MapNode { node: NODE, client_addr, zone: "".into(), state: NodeState::Active }],
-        groups: vec![MapGroup { group: GroupId(1), voters: vec![NODE], leader: Some(NODE) }],
+        nodes: vec![MapNode { node, client_addr, zone: "".into(), state: NodeState::Active }],
+        groups: vec![MapGroup { group: GroupId(1), voters: vec![node], leader: Some(node) }],
         slots: SlotMap::even(1),
+    }
+}
+
+/// Of a cluster of nodes at these addresses, numbered from 1, each of which leads the group of its number.
+pub fn map_of(addresses: &[SocketAddr]) -> ClusterMap {
+    let ids = || 1..=addresses.len() as u64;
+    let node = |(id, address): (u64, &SocketAddr)| {
+        let client_addr = address.to_string().into();
+        MapNode { node: NodeId(id), client_addr, zone: "".into(), state: NodeState::Active }
+    };
+    let group = |id| {
+        let voters = ids().map(NodeId).collect();
+        MapGroup { group: GroupId(id as u32), voters, leader: Some(NodeId(id)) }
+    };
+    ClusterMap {
+        version: 1,
+        cluster: ClusterId([7; 16]),
+        commands_version: 1,
+        nodes: ids().zip(addresses).map(node).collect(),
+        groups: ids().map(group).collect(),
+        slots: SlotMap::even(addresses.len() as u16),
     }
 }
 
 impl Peer {
     pub async fn welcome(&mut self, version: u16) {
-        let welcome = Welcome { version, node: NODE, incarnation: 7, server: "paper/1".into() };
-        let map = Push::Map(map(self.address));
-        let leader = Push::Leader(GroupLeader { group: GroupId(1), term: 1, leader: Some(NODE) });
+        let welcome = Welcome { version, node: self.node, incarnation: 7, server: "paper/1".into() };
+        let map = Push::Map(map(self.node, self.address));
+        let leader = Push::Leader(GroupLeader { group: GroupId(1), term: 1, leader: Some(self.node) });
         self.write(&[Frame::Welcome(welcome), Frame::Push(map), Frame::Push(leader)]).await;
+    }
+
+    /// As a node of a cluster, which leads the group of its number.
+    pub async fn welcome_to(&mut self, version: u16, node: NodeId, map: ClusterMap) {
+        let welcome = Welcome { version, node, incarnation: 7, server: "paper/1".into() };
+        let leader = GroupLeader { group: GroupId(node.0 as u32), term: 1, leader: Some(node) };
+        self.write(&[Frame::Welcome(welcome), Frame::Push(Push::Map(map)), Frame::Push(Push::Leader(leader))]).await;
     }
 
     /// The next request on the shared stream.

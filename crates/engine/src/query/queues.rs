@@ -167,7 +167,14 @@ pub fn lanes(kv: &dyn Read, group: GroupId, queue: &Name) -> LaneList {
 /// Whether a lane holds work that could run now, its queue unpaused.
 #[must_use]
 pub fn is_ready(kv: &dyn Read, group: GroupId, lane: &Lane) -> bool {
-    LANE.get(kv, group, lane).is_some_and(|row| row.ready > 0) && !is_paused(kv, group, &lane.queue)
+    ready(kv, group, lane) > 0
+}
+
+/// How much work a lane holds that could run now, its queue unpaused.
+#[must_use]
+pub fn ready(kv: &dyn Read, group: GroupId, lane: &Lane) -> u64 {
+    let ready = LANE.get(kv, group, lane).map_or(0, |row| row.ready);
+    if ready > 0 && is_paused(kv, group, &lane.queue) { 0 } else { ready }
 }
 
 /// Until when a lane waits that holds nothing but delayed work.

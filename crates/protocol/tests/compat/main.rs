@@ -2,6 +2,7 @@
 
 mod cluster_values;
 mod golden;
+mod operate_values;
 mod values;
 
 use bytes::BytesMut;
@@ -47,6 +48,14 @@ fn frames() {
     };
     let read = |bytes: &[u8]| Frame::take(&mut BytesMut::from(bytes)).unwrap().expect("a whole frame");
     check_with("frames.hex", &values::frames(), write, read);
+}
+
+#[test]
+fn operating() {
+    all_variants(&operate_values::requests());
+    all_variants(&operate_values::replies());
+    check("cluster_requests.hex", &operate_values::requests());
+    check("cluster_replies.hex", &operate_values::replies());
 }
 
 #[test]

@@ -5,9 +5,10 @@ use coda_protocol::frame::{Frame, Hello, Welcome};
 use coda_protocol::ids::{
     GroupId, LeaseId, Millis, NodeId, Position, RunId, SessionId, TaskId, Timestamp, Work, WorkKind,
 };
+use coda_protocol::operate::{ClusterReply, ClusterRequest};
 use coda_protocol::payload::{Failure, Payload};
 use coda_protocol::policy::RetryPolicy;
-use coda_protocol::push::{GroupLeader, MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded, TaskLease};
+use coda_protocol::push::{GroupLeader, MEMO_PAGES_OPEN, MemoPage, Push, RunLease, StepEnded, TaskLease, Wants};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::{
     Answer, Counters, GroupDescription, LaneDescription, LaneList, NodeDescription, QueueCursor, QueueDescription,
@@ -16,7 +17,7 @@ use coda_protocol::reply::{
 };
 use coda_protocol::request::{
     CompleteRun, CompleteTask, Credit, ParkRun, RecordStep, Release, Request, Resume, Spawn, SpawnStep, StartRun,
-    StepKey, StepKind, SubmitTask, Subscribe,
+    StepKey, StepKind, SubmitTask, Subscribe, Withdraw,
 };
 
 use crate::cluster_values::maps;
@@ -108,6 +109,8 @@ pub fn requests() -> Vec<(&'static str, Request)> {
         ("ListQueuesFrom a served queue", from_served),
         ("ListQueuesFrom a group", from_first),
         ("DescribeLanes", Request::DescribeLanes("q".into())),
+        ("Cluster", Request::Cluster(ClusterRequest::Report)),
+        ("Withdraw", Request::Withdraw(Withdraw { queue: "q".into(), kind: WorkKind::Task, slots: 300 })),
     ]
 }
 
@@ -241,6 +244,8 @@ pub fn replies() -> Vec<(&'static str, Reply)> {
         ("QueuePage, the last", Reply::QueuePage(QueuePage { queues: vec![summary()], next: None })),
         ("Lanes", Reply::Lanes(lanes_in_all)),
         ("TokenCreated", Reply::TokenCreated { expires: Timestamp(1_700_000_000_000) }),
+        ("Cluster", Reply::Cluster(ClusterReply::Tokens(Vec::new()))),
+        ("Withdrawn", Reply::Withdrawn { slots: 300 }),
     ]
 }
 
@@ -289,6 +294,9 @@ pub fn pushes() -> Vec<(&'static str, Push)> {
         ("Leader", Push::Leader(GroupLeader { group: GroupId(2), term: 300, leader: Some(NodeId(3)) })),
         ("Leader nobody", Push::Leader(GroupLeader { group: GroupId(2), term: 301, leader: None })),
         ("Map", Push::Map(maps().remove(0).1)),
+        ("Wants", Push::Wants(Wants { queue: "q".into(), kind: WorkKind::Run, wanted: 300 })),
+        ("Wants no more", Push::Wants(Wants { queue: "q".into(), kind: WorkKind::Task, wanted: 0 })),
+        ("Outside", Push::Outside),
     ]
 }
 
@@ -326,6 +334,7 @@ pub fn unavailable() -> Vec<(&'static str, Unavailable)> {
         ("Overloaded", Unavailable::Overloaded { retry_after_ms: 50 }),
         ("ShuttingDown", Unavailable::ShuttingDown),
         ("ConnectionLost", Unavailable::ConnectionLost),
+        ("DiskFull", Unavailable::DiskFull { retry_after_ms: 1_000 }),
     ]
 }
 

@@ -1,6 +1,8 @@
 //! What the tests share: a node of one group, and entries to propose.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub mod cluster;
+
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 
+POOL_END_TIMEOUT_S = 5.0
+
+
 class Processes:
     """A pool that is started when it is first needed, and again when one of its processes has died."""
 
@@ -81,8 +84,13 @@ class Processes:
         # What still runs is not waited for: its lease is handed back. The pool's exit handler would wait.
         for process in list((getattr(self._pool, "_processes", None) or {}).values()):
             process.terminate()
+        manager = getattr(self._pool, "_executor_manager_thread", None)
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool = None
+        # Its processes are gone, so it ends at once. Were it still ending when the interpreter does, the
+        # two would meet at a pipe that one of them has closed.
+        if manager is not None:
+            manager.join(POOL_END_TIMEOUT_S)
 
 
 def _initialize() -> None:

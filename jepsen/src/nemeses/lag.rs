@@ -1,0 +1,136 @@
+//! A node is away while very much happens, and catches up with what is told by a snapshot while traffic goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use coda_client::{Client, ConnectOptions, SubmitOptions};
+use coda_protocol::cluster::NodeState;
+use coda_protocol::ids::{NodeId, SessionId, TaskId};
+use coda_protocol::operate::ClusterReport;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::info;
+
+use crate::groups::task_id;
+use crate::moment::Moment;
+use crate::probers::Spread;
+use crate::stage::Stage;
+
+/// Writes at once, each followed by the next.
+const WRITERS: usize = 256;
+/// One in so many adds a task to the state; the others are known already.
+const NEW_EVERY: u64 = 10;
+/// A queue that nobody serves.
+const QUEUE: &str = "flood";
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Commands are counted so often.
+const SAID_EVERY: u64 = 100_000;
+/// How long latency is measured before the node comes back.
+const BEFORE: Duration = Duration::from_secs(5);
+const CATCHES_UP_WITHIN: Duration = Duration::from_secs(300);
+/// It is as far as everybody else.
+const CAUGHT_UP_ENTRIES: u64 = 1_000;
+
+pub async fn round(stage: &mut Stage) -> anyhow::Result<()> {
+    let running = stage.cluster.running();
+    let Some(node) = running.choose(&mut stage.chance).copied() else { return Ok(()) };
+    let led = crate::operator::leads(&stage.operator.report().await?).remove(&node).unwrap_or_default();
+    let commands = stage.args.lag_commands;
+    let fault = stage.begin("lag", node, &led, format!("{commands} commands"));
+    stage.cluster.kill(node).await?;
+    flood(stage, commands).await?;
+
+    let calm = Moment::now();
+    sleep(BEFORE).await;
+    let back = Moment::now();
+    let purged = purged(&stage.operator.report().await?);
+    stage.cluster.start(node).await?;
+    let deadline = Instant::now() + CATCHES_UP_WITHIN;
+    loop {
+        let report = stage.operator.report().await?;
+        if has_caught_up(&report, node) {
+            break;
+        }
+        anyhow::ensure!(Instant::now() < deadline, "node {node} does not catch up within {CATCHES_UP_WITHIN:?}");
+        sleep(LOOK_AGAIN).await;
+    }
+    let there = Moment::now();
+    let before = Spread::of(stage.probes().latencies(calm, back));
+    let during = Spread::of(stage.probes().latencies(back, there));
+    let took = there.since(back);
+    info!(node, ?took, ?before, ?during, ?purged, "caught up");
+    stage.measured(
+        "catch-up",
+        json!({
+            "node": node, "commands": commands, "ms": took.as_millis() as u64, "purged": purged,
+            "probe_ms_before": before, "probe_ms_during": during,
+        }),
+    );
+    stage.settle(fault).await
+}
+
+/// Up to where each group's leader has no log any more: who is further behind needs a snapshot.
+fn purged(report: &ClusterReport) -> Vec<(u32, u64)> {
+    let at = report.groups.iter().filter_map(|group| {
+        let replica = report.replica(group.group, group.leader?)?;
+        Some((group.group.0, replica.purged))
+    });
+    at.collect()
+}
+
+fn has_caught_up(report: &ClusterReport, node: u64) -> bool {
+    let is_active = report.members.iter().any(|member| {
+        member.member.node == NodeId(node) && member.member.state == NodeState::Active && member.report.is_ok()
+    });
+    is_active
+        && report.groups.iter().filter(|group| group.voters.contains(&NodeId(node))).all(|group| {
+            let leader = group.leader.and_then(|leader| report.replica(group.group, leader));
+            let its = report.replica(group.group, NodeId(node));
+            matches!((leader, its), (Some(leader), Some(its)) if its.applied + CAUGHT_UP_ENTRIES >= leader.committed)
+        })
+}
+
+/// So many commands, in all groups, as fast as they go.
+async fn flood(stage: &mut Stage, commands: u64) -> anyhow::Result<()> {
+    let options = stage.cluster.options(&stage.cluster.running())?;
+    let (sent, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut writers = JoinSet::new();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(Client::connect(ConnectOptions { session: SessionId::random(), ..options.clone() }).await?);
+    }
+    for writer in 0..WRITERS {
+        let (client, sent) = (clients[writer % clients.len()].clone(), sent.clone());
+        let (findings, failed) = (stage.findings.clone(), failed.clone());
+        let mut chance = StdRng::from_rng(&mut stage.chance);
+        let mut task: TaskId = task_id(&mut chance);
+        writers.spawn(async move {
+            while !failed.load(Ordering::Relaxed) {
+                let number = sent.fetch_add(1, Ordering::Relaxed);
+                if number >= commands {
+                    return;
+                }
+                if number % SAID_EVERY == 0 {
+                    info!(number, "commands while a node is away");
+                }
+                if number % NEW_EVERY == 0 {
+                    task = task_id(&mut chance);
+                }
+                if let Err(error) = client.submit(SubmitOptions::new("flood").id(task).queue(QUEUE)).await {
+                    findings.violation(format!("a write of the flood was told {error}"));
+                    failed.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+    writers.join_all().await;
+    for client in clients {
+        client.close().await;
+    }
+    Ok(())
+}
