@@ -11,9 +11,11 @@ use crate::committer::forget_log;
 use crate::db::Db;
 use crate::error::StoreError;
 use crate::log::{LogOp, LogStore, Place};
+use crate::markers::Markers;
 use crate::view::{StateView, group_range};
 
 const DOING: &str = "deleting a group";
+const MARKERS: Markers = Markers::new("forgetting");
 
 /// Deletes log and state of a group that does not run any more. Blocks.
 ///
@@ -21,13 +23,13 @@ const DOING: &str = "deleting a group";
 /// `CODA4106` when the disk refuses; a restart goes on.
 pub(crate) fn forget(db: &Db, log: &dyn LogStore, group: GroupId) -> Result<(), StoreError> {
     // From here on a restart finishes the job: a log without its state is never seen.
-    db.put_meta_synced(&marker_key(group), &[])?;
+    db.put_meta_synced(&MARKERS.key(group), &[])?;
     delete_state(db, group)?;
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     log.submit(group, LogOp::Forget, Place::Beside, Box::new(move |result| drop(tell.send(result))));
     let gone = told.recv().map_err(|_| StoreError::Closed)?;
     gone.map_err(StoreError::io(DOING))?;
-    db.delete_meta_synced(&marker_key(group))
+    db.delete_meta_synced(&MARKERS.key(group))
 }
 
 /// Finishes deletions that a crash interrupted.
@@ -35,7 +37,7 @@ pub(crate) fn forget(db: &Db, log: &dyn LogStore, group: GroupId) -> Result<(), 
 /// # Errors
 /// `CODA4106` when the disk refuses.
 pub(crate) fn finish_interrupted(db: &Db) -> Result<(), StoreError> {
-    for group in marked(db)? {
+    for (group, _) in MARKERS.all(db)? {
         tracing::warn!(group = group.0, "an interrupted deletion of a group is finished");
         delete_state(db, group)?;
         let mut rows = WriteBatch::default();
@@ -43,7 +45,7 @@ pub(crate) fn finish_interrupted(db: &Db) -> Result<(), StoreError> {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         db.raw().write_opt(rows, &options).map_err(StoreError::rocks(DOING))?;
-        db.delete_meta_synced(&marker_key(group))?;
+        db.delete_meta_synced(&MARKERS.key(group))?;
     }
     Ok(())
 }
@@ -81,33 +83,6 @@ fn delete_state(db: &Db, group: GroupId) -> Result<(), StoreError> {
     batch.delete_range_cf(db.state(), from, to);
     db.write_state(batch)?;
     db.flush_state()
-}
-
-/// Markers lie behind the rows of all groups, beside the node's own.
-fn marker_key(group: GroupId) -> Vec<u8> {
-    [&marker_prefix()[..], &group.0.to_be_bytes()].concat()
-}
-
-fn marker_prefix() -> Vec<u8> {
-    [&u32::MAX.to_be_bytes()[..], b"forgetting"].concat()
-}
-
-fn marked(db: &Db) -> Result<Vec<GroupId>, StoreError> {
-    let prefix = marker_prefix();
-    let mut options = rocksdb::ReadOptions::default();
-    options.set_iterate_range(rocksdb::PrefixRange(prefix.clone()));
-    let mut rows = db.raw().raw_iterator_cf_opt(db.meta(), options);
-    rows.seek_to_first();
-    let mut out = Vec::new();
-    while let Some(key) = rows.key() {
-        let group = key[prefix.len()..]
-            .try_into()
-            .map_err(|_| StoreError::UnreadableRecord { at: "deletion marker".into(), why: format!("key {key:?}") })?;
-        out.push(GroupId(u32::from_be_bytes(group)));
-        rows.next();
-    }
-    rows.status().map_err(StoreError::rocks(DOING))?;
-    Ok(out)
 }
 
 #[cfg(test)]
@@ -170,11 +145,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = NodeStore::open(dir.path(), StoreOptions::default()).unwrap();
         fill(&store, GONE);
-        store.db().put_meta_synced(&marker_key(GONE), &[]).unwrap();
+        store.db().put_meta_synced(&MARKERS.key(GONE), &[]).unwrap();
         store.close().unwrap();
         let store = NodeStore::open(dir.path(), StoreOptions::default()).unwrap();
         assert!(is_empty_but_for_its_vote(&store, GONE));
-        assert!(marked(store.db()).unwrap().is_empty());
+        assert!(MARKERS.all(store.db()).unwrap().is_empty());
         store.close().unwrap();
     }
 }

@@ -1,13 +1,14 @@
 //! Replacing a group's state by a snapshot, so that a crash at any moment leaves the old state or the new.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use coda_protocol::ids::GroupId;
 use rocksdb::WriteBatch;
 
 use crate::db::Db;
 use crate::error::StoreError;
+use crate::markers::Markers;
 use crate::rows::{decode_row, encode_row};
 use crate::snapshot::{Header, Reader};
 use crate::view::{applied_row, group_range, membership_row};
@@ -15,6 +16,7 @@ use crate::view::{applied_row, group_range, membership_row};
 /// Rows are written in batches of about this size.
 const BATCH_BYTES: usize = 4 << 20;
 const DOING: &str = "installing a snapshot";
+const MARKERS: Markers = Markers::new("installing");
 
 /// Checks all of a snapshot file, then replaces its group's state by it and makes that durable. Takes the file.
 ///
@@ -32,7 +34,7 @@ pub(crate) fn install(db: &Db, group: GroupId, file: &Path) -> Result<Header, St
     sync(&ours)?;
     sync(&db.snapshot_dir())?;
     // From here on a restart finishes the job: half a state is never seen as a state.
-    db.put_meta_synced(&marker_key(group), &encode_row(&name))?;
+    db.put_meta_synced(&MARKERS.key(group), &encode_row(&name))?;
     replace(db, group, &ours)?;
     Ok(header)
 }
@@ -42,7 +44,8 @@ pub(crate) fn install(db: &Db, group: GroupId, file: &Path) -> Result<Header, St
 /// # Errors
 /// As [`install`].
 pub(crate) fn finish_interrupted(db: &Db) -> Result<(), StoreError> {
-    for (group, name) in markers(db)? {
+    for (group, row) in MARKERS.all(db)? {
+        let name: String = decode_row("installation marker", &row)?;
         tracing::warn!(group = group.0, "an interrupted snapshot installation is finished");
         replace(db, group, &db.snapshot_dir().join(name))?;
     }
@@ -72,37 +75,8 @@ fn replace(db: &Db, group: GroupId, file: &Path) -> Result<(), StoreError> {
     }
     db.write_state(batch)?;
     db.flush_state()?;
-    db.delete_meta_synced(&marker_key(group))?;
+    db.delete_meta_synced(&MARKERS.key(group))?;
     fs::remove_file(file).map_err(StoreError::io(DOING))
-}
-
-/// Markers lie behind the rows of all groups, beside the node's own.
-fn marker_key(group: GroupId) -> Vec<u8> {
-    [&marker_prefix()[..], &group.0.to_be_bytes()].concat()
-}
-
-fn marker_prefix() -> Vec<u8> {
-    [&u32::MAX.to_be_bytes()[..], b"installing"].concat()
-}
-
-fn markers(db: &Db) -> Result<Vec<(GroupId, PathBuf)>, StoreError> {
-    let prefix = marker_prefix();
-    let mut options = rocksdb::ReadOptions::default();
-    options.set_iterate_range(rocksdb::PrefixRange(prefix.clone()));
-    let mut rows = db.raw().raw_iterator_cf_opt(db.meta(), options);
-    rows.seek_to_first();
-    let mut out = Vec::new();
-    while let Some((key, row)) = rows.item() {
-        let group = key[prefix.len()..].try_into().map_err(|_| StoreError::UnreadableRecord {
-            at: "installation marker".into(),
-            why: format!("key {key:?}"),
-        })?;
-        let name: String = decode_row("installation marker", row)?;
-        out.push((GroupId(u32::from_be_bytes(group)), name.into()));
-        rows.next();
-    }
-    rows.status().map_err(StoreError::rocks(DOING))?;
-    Ok(out)
 }
 
 fn sync(path: &Path) -> Result<(), StoreError> {

@@ -41,6 +41,7 @@ mod view;
 mod forget;
 mod image;
 mod install;
+mod markers;
 mod snapshot;
 
 // Openraft's calls to peers, over the seam.

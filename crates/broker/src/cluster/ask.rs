@@ -156,8 +156,10 @@ impl Asking {
         let row = view.placements.get(&group)?;
         let preferred = row.leader.into_iter();
         let others = row.voters.iter().copied().filter(|node| Some(*node) != row.leader);
-        for node in preferred.chain(others).filter(|node| *node != host.node) {
-            // One that was never asked is not known to be up, and one that does not answer costs a moment.
+        let mut asked: Vec<NodeId> = preferred.chain(others).filter(|node| *node != host.node).collect();
+        // One that was never asked is not known to be up; one that is down costs a moment, and is asked last.
+        asked.sort_by_key(|node| !self.is_up(host, *node));
+        for node in asked {
             if let Ok(Said::Leader(Some(leader))) = self.node(host, node, Ask::Leader(group)).await {
                 return Some(leader);
             }
