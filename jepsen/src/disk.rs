@@ -5,12 +5,14 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::fs::FallocateFlags;
 
 use crate::world::{ask, run};
 
@@ -24,8 +26,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Written and not synced: whether it survives says whether the power was really cut.
 const CANARY: &str = "not-synced";
 const FILLER: &str = "filler";
-/// The last of the room is taken in small parts: what is left is less than one.
-const FILLS: [usize; 3] = [1 << 20, 64 << 10, 4 << 10];
+/// The last of the room is taken in blocks.
+const FILL_BYTES_MIN: u64 = 4 << 10;
 
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -69,13 +71,15 @@ impl Disk {
 
     /// Takes all room that there is. How many bytes are left.
     pub fn fill(&self) -> anyhow::Result<u64> {
-        let mut filler = File::create(self.mounted.join(FILLER))?;
-        for size in FILLS {
-            let part = vec![0x55; size];
-            while filler.write_all(&part).is_ok() {}
+        let filler = File::create(self.mounted.join(FILLER))?;
+        let (mut at, mut part) = (0, self.free()?.next_power_of_two());
+        while part >= FILL_BYTES_MIN {
+            match rustix::fs::fallocate(&filler, FallocateFlags::empty(), at, part) {
+                Ok(()) => at += part,
+                Err(rustix::io::Errno::NOSPC) => part /= 2,
+                Err(error) => return Err(error).context("the disk cannot be filled"),
+            }
         }
-        // Errors are what this is about.
-        drop(filler.sync_all());
         self.free()
     }
 
@@ -88,12 +92,11 @@ impl Disk {
         Ok(space.f_bavail * space.f_frsize)
     }
 
-    /// A program that freezes it, and thaws it after so long, or when this process is gone.
-    pub fn freezer(&self, length: Duration) -> Command {
+    /// A program that freezes it, says so, and thaws it when its input ends: also when this process is gone.
+    pub fn freezer(&self) -> Command {
         let mut command = Command::new("sh");
-        let script = "trap 'fsfreeze --unfreeze \"$0\"' EXIT; trap 'exit 0' TERM; \
-                      fsfreeze --freeze \"$0\" && echo frozen && sleep \"$1\" & wait $!";
-        command.args(["-c", script]).arg(&self.mounted).arg(length.as_secs_f64().to_string());
+        let script = "fsfreeze --freeze \"$0\" && echo frozen && { read -r _; fsfreeze --unfreeze \"$0\"; }";
+        command.args(["-c", script]).arg(&self.mounted).process_group(0);
         command
     }
 

@@ -16,6 +16,7 @@ mod disk;
 mod needs;
 mod network;
 mod process;
+mod throttle;
 mod world;
 
 mod cluster;

@@ -95,18 +95,26 @@ impl Stage {
         Ok(())
     }
 
-    /// The node that leads most, whatever else is done to it.
-    pub fn leads_most(&self) -> Option<(u64, Vec<GroupId>)> {
-        let most = self.leads.iter().max_by_key(|(node, groups)| (groups.len(), std::cmp::Reverse(**node)))?;
-        Some((*most.0, most.1.clone()))
+    /// A node that leads something, whatever else is done to it.
+    pub fn some_leader(&mut self) -> Option<(u64, Vec<GroupId>)> {
+        let all = self.cluster.running();
+        self.leader_of(&all)
     }
 
-    /// Of the nodes that nothing is done to yet the one that leads most, to do something to; none if a minority is struck.
+    /// Of the nodes that nothing is done to yet one that leads something, to do something to; none if a minority is struck.
     pub fn leader(&mut self) -> Option<(u64, Vec<GroupId>)> {
         let free = self.free();
-        let most = free.into_iter().max_by_key(|node| (self.led_by(&[*node]).len(), std::cmp::Reverse(*node)))?;
-        self.struck.insert(most);
-        Some((most, self.led_by(&[most])))
+        let (node, led) = self.leader_of(&free)?;
+        self.struck.insert(node);
+        Some((node, led))
+    }
+
+    /// Whoever leads more, is drawn more often. Nobody leads nothing for long: then it is any node.
+    fn leader_of(&mut self, nodes: &[u64]) -> Option<(u64, Vec<GroupId>)> {
+        let leads: Vec<u64> = nodes.iter().flat_map(|node| vec![*node; self.led_by(&[*node]).len()]).collect();
+        let of = if leads.is_empty() { nodes } else { &leads };
+        let node = *of.choose(&mut self.chance)?;
+        Some((node, self.led_by(&[node])))
     }
 
     /// The same with any of them.
@@ -118,7 +126,8 @@ impl Stage {
 
     fn free(&self) -> Vec<u64> {
         let running = self.cluster.running();
-        if self.struck.len() > 0 && self.struck.len() >= (running.len().saturating_sub(1)) / 2 {
+        let minority = running.len().saturating_sub(1) / 2;
+        if !self.struck.is_empty() && self.struck.len() >= minority {
             return Vec::new();
         }
         running.into_iter().filter(|node| !self.struck.contains(node)).collect()
@@ -126,6 +135,11 @@ impl Stage {
 
     pub fn led_by(&self, nodes: &[u64]) -> Vec<GroupId> {
         nodes.iter().filter_map(|node| self.leads.get(node)).flatten().copied().collect()
+    }
+
+    /// Whether this run has what a nemesis needs.
+    pub fn can_have(&self, kind: &nemeses::Kind) -> bool {
+        !(self.args.plain && kind.needs.iter().any(|need| need.is_of_the_world()))
     }
 
     /// Whether only one thing goes wrong at a time.

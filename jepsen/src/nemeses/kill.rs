@@ -1,4 +1,4 @@
-//! kill -9 of the node that leads most, and its restart after a moment.
+//! kill -9 of a node that leads, and its restart after a moment.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const AWAY_MS_MAX: u64 = 3_000;
 
 pub const KINDS: &[Kind] = &[Kind {
     name: "kill",
-    about: "kill -9 of the node that leads most, and a restart after up to 3 s",
+    about: "kill -9 of a node that leads, and a restart after up to 3 s",
     needs: &[],
     mixes: true,
     make: || Box::new(Kill::default()),

@@ -1,13 +1,17 @@
 //! What goes wrong. One file each, and one line in [`kinds`]: it says what it needs, draws what to do from the seed, does
 //! it, shows that it did something, and ends it.
 
+mod all;
+mod disk;
 mod grow;
 mod kill;
 mod lag;
+mod packets;
 mod partition;
 mod pause;
 mod power;
 mod rolling;
+mod transfer;
 
 use std::time::Duration;
 
@@ -67,9 +71,20 @@ pub struct Plan {
 }
 
 pub fn kinds() -> impl Iterator<Item = &'static Kind> {
-    [kill::KINDS, pause::KINDS, rolling::KINDS, partition::KINDS, power::KINDS, grow::KINDS, lag::KINDS]
-        .into_iter()
-        .flatten()
+    let families = [
+        kill::KINDS,
+        pause::KINDS,
+        rolling::KINDS,
+        transfer::KINDS,
+        partition::KINDS,
+        packets::KINDS,
+        power::KINDS,
+        disk::KINDS,
+        grow::KINDS,
+        lag::KINDS,
+        all::KINDS,
+    ];
+    families.into_iter().flatten()
 }
 
 /// The names of all kinds, and of doing nothing.

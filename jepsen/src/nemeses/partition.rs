@@ -42,7 +42,7 @@ pub const KINDS: &[Kind] = &[
         ..kind("partition-ring", "each node sees a majority, and no two the same one", || of(&[Shape::Ring]))
     },
     kind("partition-bridge", "two sides, and one node that sees both", || of(&[Shape::Bridge])),
-    kind("partition-leader", "the node that leads most is cut off from the others, both ways", || of(&[Shape::Leader])),
+    kind("partition-leader", "a node that leads is cut off from the others, both ways", || of(&[Shape::Leader])),
     kind("partition-one-way", "the same, but it hears the others, or they hear it", || of(&[Shape::Mute, Shape::Deaf])),
     kind("partition-minority", "a minority with that node is cut off from everybody, clients too, both ways", || {
         of(&[Shape::Minority, Shape::Alone])
@@ -59,7 +59,7 @@ enum Shape {
     Halves,
     Ring,
     Bridge,
-    /// The node that leads most, cut off from the others, both ways: clients reach both sides.
+    /// A node that leads, cut off from the others, both ways: clients reach both sides.
     Leader,
     /// It hears the others, and they do not hear it.
     Mute,
@@ -103,9 +103,9 @@ impl Nemesis for Partition {
         let fits = |shape: &&Shape| **shape != Shape::Ring || nodes.len() as u64 >= RING_NODES;
         let shapes: Vec<Shape> = self.shapes.iter().filter(fits).copied().collect();
         self.shape = *shapes.choose(&mut stage.chance)?;
-        let (leader, led) = stage.leads_most()?;
+        let (leader, led) = stage.some_leader()?;
         nodes.shuffle(&mut stage.chance);
-        // Whoever leads most is with those that are fewer.
+        // The leader is with those that are fewer.
         nodes.sort_by_key(|node| *node != leader);
         self.cuts = cuts(self.shape, &nodes);
         if matches!(self.shape, Shape::Leader | Shape::Mute | Shape::Deaf | Shape::Alone) {
@@ -202,11 +202,10 @@ fn cut(stage: &mut Stage, cuts: &[(Host, Host)]) -> anyhow::Result<()> {
 }
 
 fn cut_so_far(stage: &mut Stage, cuts: &[(Host, Host)]) -> anyhow::Result<u64> {
-    let network = stage.cluster.network()?;
-    Ok(cuts.iter().map(|(from, to)| network.count_of(*from, *to).cut).sum())
+    Ok(stage.cluster.network()?.count_of(cuts).cut)
 }
 
-/// Directed links that carry nothing. The first node is the one that leads most.
+/// Directed links that carry nothing. The first node is the one that leads.
 fn cuts(shape: Shape, nodes: &[u64]) -> Vec<(Host, Host)> {
     let hosts: Vec<Host> = nodes.iter().map(|node| Host::Node(*node)).collect();
     let minority = (hosts.len() - 1) / 2;

@@ -13,7 +13,7 @@ const PAUSE_MS: std::ops::Range<u64> = 200..12_000;
 
 pub const KINDS: &[Kind] = &[Kind {
     name: "pause",
-    about: "SIGSTOP of the node that leads most, for up to 12 s, and SIGCONT",
+    about: "SIGSTOP of a node that leads, for up to 12 s, and SIGCONT",
     needs: &[],
     mixes: true,
     make: || Box::new(Pause::default()),

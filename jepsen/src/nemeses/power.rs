@@ -15,7 +15,7 @@ const DARK_MS: std::ops::Range<u64> = 200..3_000;
 pub const KINDS: &[Kind] = &[
     Kind {
         name: "power-one",
-        about: "the power of the node that leads most goes: what it has not synced is gone",
+        about: "the power of a node that leads goes: what it has not synced is gone",
         needs: &[Need::Disks],
         mixes: true,
         make: || Box::new(Power::of(Extent::One)),

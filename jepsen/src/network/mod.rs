@@ -3,7 +3,6 @@
 
 mod hub;
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -56,8 +55,6 @@ impl Host {
 
 pub struct Network {
     hub: Hub,
-    nodes: BTreeSet<u64>,
-    ruled: BTreeSet<(Host, Host)>,
 }
 
 impl Network {
@@ -66,7 +63,7 @@ impl Network {
         let tap = tap().context("a tap cannot be made")?;
         hub.plug(Host::Outside, tap)?;
         set_up(Host::Outside, &[])?;
-        Ok(Self { hub, nodes: BTreeSet::new(), ruled: BTreeSet::new() })
+        Ok(Self { hub })
     }
 
     /// Gives a node its namespace.
@@ -77,37 +74,14 @@ impl Network {
         run("ip", &["-n", &namespace, "link", "set", "lo", "up"])?;
         let tap = in_namespace(&namespace, tap)?.join().map_err(|_| anyhow!("making a tap has panicked"))??;
         self.hub.plug(Host::Node(node), tap)?;
-        set_up(Host::Node(node), &["-n", &namespace])?;
-        self.nodes.insert(node);
-        Ok(())
+        set_up(Host::Node(node), &["-n", &namespace])
     }
 
-    /// From now on nothing that one sends arrives at the other.
-    pub fn lose(&mut self, from: Host, to: Host) {
-        self.change(from, to, |rule| rule.cut = true);
-    }
-
-    /// Nothing passes between the two sides, either way.
-    pub fn split(&mut self, one: &[Host], other: &[Host]) {
-        for (a, b) in one.iter().flat_map(|a| other.iter().map(move |b| (*a, *b))) {
-            self.lose(a, b);
-            self.lose(b, a);
-        }
-    }
-
-    /// What else is done to frames of a link, one way.
+    /// What is done to frames of a link, one way, from now on.
     pub fn change(&mut self, from: Host, to: Host, change: impl FnOnce(&mut Rule)) {
         let mut rule = self.hub.rule(from, to);
         change(&mut rule);
         self.hub.set(from, to, rule);
-        self.ruled.insert((from, to));
-    }
-
-    /// Everything arrives again.
-    pub fn heal(&mut self) {
-        for (from, to) in std::mem::take(&mut self.ruled) {
-            self.hub.set(from, to, Rule::default());
-        }
     }
 
     /// What was done to frames so far.
@@ -115,8 +89,8 @@ impl Network {
         self.hub.count()
     }
 
-    pub fn count_of(&self, from: Host, to: Host) -> Count {
-        self.hub.count_of(from, to)
+    pub fn count_of(&self, links: &[(Host, Host)]) -> Count {
+        links.iter().fold(Count::default(), |all, (from, to)| all + self.hub.count_of(*from, *to))
     }
 }
 
