@@ -10,12 +10,12 @@ use coda_protocol::ids::{NodeId, SessionId, TaskId};
 use coda_protocol::operate::ClusterReport;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
+use super::{Bite, Doing, Kind, Nemesis, Plan, nothing};
 use crate::groups::task_id;
 use crate::moment::Moment;
 use crate::probers::Spread;
@@ -36,12 +36,46 @@ const CATCHES_UP_WITHIN: Duration = Duration::from_secs(300);
 /// It is as far as everybody else.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
 
-pub async fn round(stage: &mut Stage) -> anyhow::Result<()> {
-    let running = stage.cluster.running();
-    let Some(node) = running.choose(&mut stage.chance).copied() else { return Ok(()) };
-    let led = crate::operator::leads(&stage.operator.report().await?).remove(&node).unwrap_or_default();
+pub const KINDS: &[Kind] = &[Kind {
+    name: "lag",
+    about: "a node is away while --lag-commands pass, and catches up under load",
+    needs: &[],
+    mixes: false,
+    make: || Box::new(Lag::default()),
+}];
+
+#[derive(Default)]
+struct Lag {
+    node: u64,
+    bite: String,
+}
+
+impl Nemesis for Lag {
+    fn plan(&mut self, stage: &mut Stage) -> Option<Plan> {
+        let (node, led) = stage.some_node()?;
+        self.node = node;
+        let more = format!("{} commands", stage.args.lag_commands);
+        Some(Plan { nodes: vec![node], led, more, ..Plan::default() })
+    }
+
+    fn install<'a>(&'a mut self, stage: &'a mut Stage) -> Doing<'a, ()> {
+        Box::pin(async move {
+            self.bite = lag(stage, self.node).await?;
+            Ok(())
+        })
+    }
+
+    fn verify<'a>(&'a mut self, _: &'a mut Stage) -> Doing<'a, Bite> {
+        Box::pin(async { Ok(Ok(self.bite.clone())) })
+    }
+
+    fn heal<'a>(&'a mut self, _: &'a mut Stage) -> Doing<'a, ()> {
+        nothing()
+    }
+}
+
+async fn lag(stage: &mut Stage, node: u64) -> anyhow::Result<String> {
     let commands = stage.args.lag_commands;
-    let fault = stage.begin("lag", node, &led, format!("{commands} commands"));
     stage.cluster.kill(node).await?;
     flood(stage, commands).await?;
 
@@ -71,7 +105,7 @@ pub async fn round(stage: &mut Stage) -> anyhow::Result<()> {
             "probe_ms_before": before, "probe_ms_during": during,
         }),
     );
-    stage.settle(fault).await
+    Ok(format!("it was {commands} commands behind"))
 }
 
 /// Up to where each group's leader has no log any more: who is further behind needs a snapshot.
