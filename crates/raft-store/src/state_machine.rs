@@ -20,6 +20,7 @@ use crate::db::Db;
 use crate::error::{StoreError, stop_process};
 use crate::image::Image;
 use crate::install::install;
+use crate::owed::Owed;
 use crate::rows::{LogPoint, MembershipRow};
 use crate::snapshot::Reader;
 use crate::stopwatch::Stopwatch;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub bytes_since_checkpoint: AtomicU64,
     pub checkpoint_bytes: u64,
     pub checkpoint_due: Notify,
+    /// What of the log is not let go of at a checkpoint.
+    pub owed: Arc<Owed>,
     /// Since the state was last made durable.
     pub checkpointed: Stopwatch,
     /// Closed when openraft has let go of the state machine.
@@ -61,6 +64,7 @@ impl Shared {
             bytes_since_checkpoint: AtomicU64::new(0),
             checkpoint_bytes,
             checkpoint_due: Notify::new(),
+            owed: Arc::default(),
             checkpointed: Stopwatch::default(),
             alive: watch::Sender::new(()),
         }

@@ -110,6 +110,7 @@ async fn receive(
         };
         left = left.checked_sub(chunk.len() as u64).ok_or(Stopped::Fault(LONGER))?;
         writer.write(&chunk).await.map_err(store)?;
+        host.snapshot_pace.pass(chunk.len()).await;
     }
     match timeout(SNAPSHOT_STALL_TIMEOUT, incoming.chunk(1)).await {
         Ok(Err(Ended::Finished)) => {}
