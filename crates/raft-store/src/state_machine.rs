@@ -110,6 +110,10 @@ impl StateMachine {
         for (entry, responder) in chunk {
             bytes += entry_bytes(&entry) as u64;
             let applied = apply_one(&mut overlay, *group, &entry);
+            #[cfg(feature = "sim")]
+            if let Some(life) = db.workshop().life() {
+                life.applies(*group, &entry);
+            }
             if let EntryPayload::Membership(membership) = &entry.payload {
                 self.membership = MembershipRow::of(Some(log_point(&entry.log_id)), membership);
                 let (key, row) = membership_row(*group, &self.membership);
