@@ -109,7 +109,7 @@ impl Cx<'_> {
 
     /// A fencing token: the log index, then the lease within the entry.
     pub fn next_lease(&mut self) -> LeaseId {
-        let lease = LeaseId(self.index << 16 | u64::from(self.leases));
+        let lease = LeaseId::granted(self.index, self.leases);
         self.leases += 1;
         lease
     }
