@@ -10,7 +10,7 @@ use coda_protocol::limits::{
     SPAWN_BYTES_MAX, SPAWN_STEPS_MAX, SUBSCRIPTION_NAMES_MAX,
 };
 
-pub use coda_raft_store::store::{DiskOptions, DiskProbe, Space, SyncDelay};
+pub use coda_raft_store::store::{DiskOptions, DiskProbe, Medium, Space, SyncDelay};
 use smol_str::SmolStr;
 
 use crate::identity::IdentityFiles;
@@ -38,6 +38,8 @@ pub struct NodeConfig {
     pub sync_delay: SyncDelay,
     /// What is expected of the disk.
     pub disk: DiskOptions,
+    /// What the folder of the store lies on.
+    pub medium: Medium,
 }
 
 /// How a node meets others.
@@ -74,6 +76,7 @@ impl NodeConfig {
             require_client_certificate: false,
             sync_delay: SyncDelay::default(),
             disk: DiskOptions::default(),
+            medium: Medium::default(),
         }
     }
 }

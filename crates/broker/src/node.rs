@@ -118,10 +118,12 @@ impl Node {
         fs::create_dir_all(&dir).map_err(|why| StartError::Folder { path: dir.clone(), why })?;
 
         // The store first: its lock keeps a second process out before anything is touched.
-        let store = NodeStore::open(
-            dir.join("db"),
-            StoreOptions { sync_delay: config.sync_delay.clone(), disk: config.disk.clone() },
-        )?;
+        let options = StoreOptions {
+            sync_delay: config.sync_delay.clone(),
+            disk: config.disk.clone(),
+            medium: config.medium.clone(),
+        };
+        let store = NodeStore::open(dir.join("db"), options)?;
         let Identified { identity, ca_path, reloading } = identify(&config, &clock)?;
         let admission = if config.require_client_certificate { Admission::Certified } else { Admission::Everyone };
         let endpoint = endpoint::open(config.listen, &identity.get(), admission)?;
@@ -359,7 +361,8 @@ impl Node {
         self.host.routes.clear();
         let store = self.host.store.clone();
         drop(self.host);
-        match tokio::task::spawn_blocking(|| store.close()).await {
+        let workshop = store.workshop().clone();
+        match workshop.run(|| store.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the store did not close cleanly; nothing acknowledged is lost"),
             Err(error) => warn!(%error, "closing the store failed"),

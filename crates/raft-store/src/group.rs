@@ -25,11 +25,13 @@ use crate::hung::{Standing, follow_disk};
 use crate::log::LogPoint;
 use crate::network::Network;
 use crate::peers::PeerTransport;
+use crate::planted::{self, Planted};
 use crate::snapshot;
 use crate::state_machine::{Shared, StateMachine};
 use crate::store::NodeStore;
 use crate::types::{LogId, Proposal, Types, log_point};
 use crate::view::StateView;
+use crate::workshop::Workshop;
 
 /// Largest encoded entry that the log takes: above what a proposer makes of many commands, or of one large one, and well
 /// below what the decoder allows, so that no node ever refuses to read its own log.
@@ -132,7 +134,7 @@ impl Group {
         let state_machine = StateMachine::open(shared.clone())?;
         let replicates = Arc::new(AtomicBool::new(false));
         let log = GroupLog::open(store.log().clone(), options.group, shared.durable_end.clone(), replicates.clone())?;
-        let network = Network::new(options.group, peers, store.snapshot_dir(), shared.owed.clone());
+        let network = Network::new(options.group, peers, store.clone(), shared.owed.clone());
         let failed =
             |error: &dyn std::fmt::Display| StoreError::Io { doing: "starting a group", why: error.to_string() };
         let raft =
@@ -255,11 +257,10 @@ impl Group {
     /// As [`Group::read`], with the position of that entry. Its term is the entry's own, whoever leads now.
     pub fn read_at<T>(&self, read: impl FnOnce(&dyn Read, Position) -> T) -> T {
         let Shared { db, group, replacing, .. } = &*self.0.shared;
-        let moment = {
+        let view = {
             let _not_replaced = replacing.read();
-            db.raw().snapshot()
+            StateView::moment(db)
         };
-        let view = StateView::at(db, &moment);
         let applied = view.applied(*group).unwrap_or_else(|error| panic!("{error}"));
         let LogPoint { term, index } = applied.unwrap_or_default();
         read(&view, Position { group: group.0, term, index })
@@ -273,6 +274,9 @@ impl Group {
     pub async fn linearize(&self) -> Result<u64, ProposeError> {
         if !self.may_lead() {
             return Err(ProposeError::NotLeader { leader: None });
+        }
+        if planted::is(Planted::ReadUnconfirmed) {
+            return Ok(self.read(|_, applied| applied));
         }
         let confirmed = self.unless_given_up(self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await;
         let Some(confirmed) = confirmed else { return Err(ProposeError::NotLeader { leader: None }) };
@@ -313,6 +317,12 @@ impl Group {
             purged: index(&metrics.purged),
             voters: metrics.membership_config.voter_ids().map(NodeId).collect(),
         }
+    }
+
+    /// Who does what takes long, such as [`Group::digest`].
+    #[must_use]
+    pub fn workshop(&self) -> &Workshop {
+        self.0.store.workshop()
     }
 
     /// The group's id.
