@@ -9,6 +9,7 @@ use coda_engine::command::COMMANDS_VERSION;
 use coda_protocol::cluster::{MapNode, Registration};
 use coda_protocol::ids::{ClusterId, GroupId, NodeId};
 use coda_raft_store::error::StoreError;
+use coda_raft_store::group::Group;
 use coda_raft_store::peers::{NoPeers, PeerTransport};
 use coda_raft_store::store::{DiskWatch, NodeStore, StoreOptions};
 use ractor::Actor;
@@ -124,7 +125,7 @@ impl Node {
         )?;
         let Identified { identity, ca_path, reloading } = identify(&config, &clock)?;
         let admission = if config.require_client_certificate { Admission::Certified } else { Admission::Everyone };
-        let endpoint = endpoint::open(config.listen, &identity.get(), admission)?;
+        let endpoint = endpoint::open(&*config.network, config.listen, &identity.get(), admission)?;
         let following = tokio::spawn(endpoint::follow(endpoint.clone(), identity.clone(), admission));
         let rotating = [reloading, AbortOnDrop(following)];
         let address = endpoint.local_addr().map_err(|why| EndpointError::Bind { address: config.listen, why })?;
@@ -146,7 +147,7 @@ impl Node {
                 let options = PeerOptions { listen: peering.listen, me };
                 let (groups, door) =
                     (Arc::new(table.clone()), Arc::new(Door { me: config.node, view: cluster.clone() }));
-                let (peers, transport) = PeerEndpoint::open(options, identity.clone(), groups, door, clock.clone())?;
+                let (peers, transport) = PeerEndpoint::open(&*config.network, options, identity.clone(), groups, door, clock.clone())?;
                 (Some(Arc::new(peers)), transport)
             }
         };
@@ -306,6 +307,13 @@ impl Node {
     /// How much the node holds for its clients.
     pub async fn usage(&self) -> Usage {
         usage::count(&self.host).await
+    }
+
+    /// The copies of groups that are here: for whoever checks what is in them.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn copies(&self) -> Vec<Group> {
+        self.host.routes.all_hosted()
     }
 
     /// As if the cluster had another node, which nobody can reach: for tests of what a node does only then.
