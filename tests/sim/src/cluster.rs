@@ -1,0 +1,221 @@
+//! The nodes: real ones, with certificates of one authority, each on a host of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coda_broker::clock::{Clock, SystemClock};
+use coda_broker::identity::{Authority, IdentityFiles, Lifetime};
+use coda_broker::node::{Certificates, Node, NodeConfig, Peering};
+use coda_client::{Admin, Client, ClientError, ConnectOptions};
+use coda_protocol::ids::{NodeId, SessionId};
+use coda_protocol::join::JoinToken;
+use coda_protocol::operate::{GroupReport, Health};
+use coda_raft_store::group::Group;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::world::{HostId, World};
+
+const CLIENT_PORT: u16 = 4747;
+const PEER_PORT: u16 = 4748;
+const LIFETIME_DAYS: u32 = 30;
+/// One question of the operator's.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// All nodes, by their ids, which begin with 1.
+pub struct Cluster {
+    seats: Vec<Seat>,
+    ca: Vec<u8>,
+}
+
+/// A node's host, and what runs on it.
+struct Seat {
+    host: HostId,
+    config: NodeConfig,
+    state: Arc<Mutex<State>>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    node: Option<Arc<Node>>,
+    /// How the process ended, if by itself.
+    ended: Option<String>,
+}
+
+impl Cluster {
+    /// So many nodes, which run, and are in no cluster yet.
+    ///
+    /// # Panics
+    /// When certificates cannot be made.
+    #[must_use]
+    pub fn new(world: &mut World, nodes: u8, dir: &Path) -> Self {
+        // Older than the simulation: clocks may be behind.
+        let lifetime = Lifetime::days(SystemClock.now(), LIFETIME_DAYS).expect("days");
+        let authority = Authority::found(&"shop".parse().expect("a name"), lifetime).expect("an authority");
+        let mut cluster = Self { seats: Vec::new(), ca: Vec::new() };
+        for number in 1..=nodes {
+            cluster.add(world, number, &authority, lifetime, dir);
+        }
+        cluster
+    }
+
+    fn add(&mut self, world: &mut World, number: u8, authority: &Authority, lifetime: Lifetime, dir: &Path) {
+        let host = world.add("node", number);
+        let certs = dir.join(format!("node-{number}"));
+        let issued = authority.node(NodeId(number.into()), &[], lifetime).expect("a certificate");
+        issued.save(&certs, "node", false).expect("saved");
+        let [ca, cert, key] = ["ca.pem", "node.pem", "node.key"].map(|name| certs.join(name));
+        if self.ca.is_empty() {
+            self.ca = std::fs::read(&ca).expect("just written");
+        }
+        let ip = world.ip(host);
+        let data: PathBuf = dir.join(format!("data-{number}"));
+        let config = NodeConfig {
+            node: NodeId(number.into()),
+            peering: Some(Peering { listen: SocketAddr::new(ip, PEER_PORT), advertise: None }),
+            zone: format!("zone-{number}").into(),
+            certificates: Certificates::Files(IdentityFiles { ca, cert, key }),
+            network: Arc::new(world.nic(host)),
+            ..NodeConfig::alone(data, SocketAddr::new(ip, CLIENT_PORT))
+        };
+        let mut seat = Seat { host, config, state: Arc::default(), stop: None };
+        seat.go(world);
+        self.seats.push(seat);
+    }
+
+    #[must_use]
+    pub fn count(&self) -> u8 {
+        self.seats.len() as u8
+    }
+
+    fn seat(&mut self, node: u8) -> &mut Seat {
+        &mut self.seats[usize::from(node) - 1]
+    }
+
+    #[must_use]
+    pub fn host(&self, node: u8) -> HostId {
+        self.seats[usize::from(node) - 1].host
+    }
+
+    /// How a program on this host reaches the cluster.
+    ///
+    /// # Panics
+    /// Never: addresses are addresses.
+    #[must_use]
+    pub fn options(&self, world: &World, host: HostId, nodes: &[u8]) -> ConnectOptions {
+        let address = |node: &u8| self.seats[usize::from(*node) - 1].config.listen.to_string();
+        let addresses: Vec<String> = nodes.iter().map(address).collect();
+        let options = ConnectOptions::new(&addresses.join(","), self.ca.clone()).expect("addresses");
+        ConnectOptions { network: Arc::new(world.nic(host)), ..options }
+    }
+
+    /// The power of a node's machine fails.
+    pub fn crash(&mut self, world: &mut World, node: u8) {
+        let seat = self.seat(node);
+        world.kill(seat.host);
+        *seat.state.lock() = State::default();
+        seat.stop = None;
+    }
+
+    /// The machine and the node on it start again.
+    pub fn restart(&mut self, world: &mut World, node: u8) {
+        let seat = self.seat(node);
+        if !world.host(seat.host).is_up() {
+            world.host(seat.host).boot();
+        }
+        seat.go(world);
+    }
+
+    /// Asks a node to stop, as an operator does.
+    pub fn stop(&mut self, node: u8) {
+        self.seat(node).stop = None;
+    }
+
+    /// How a node's process ended, if it did by itself, or was asked to.
+    #[must_use]
+    pub fn ended(&self, node: u8) -> Option<String> {
+        self.seats[usize::from(node) - 1].state.lock().ended.clone()
+    }
+
+    /// The copies of groups on a node, if it runs.
+    #[must_use]
+    pub fn copies(&self, node: u8) -> Vec<Group> {
+        let state = self.seats[usize::from(node) - 1].state.lock();
+        state.node.as_ref().map(|node| node.copies()).unwrap_or_default()
+    }
+}
+
+impl Seat {
+    fn go(&mut self, world: &mut World) {
+        let (stop, stopped) = oneshot::channel();
+        self.stop = Some(stop);
+        *self.state.lock() = State::default();
+        world.host(self.host).spawn(live(self.config.clone(), self.state.clone(), stopped));
+    }
+}
+
+/// A node's process from its start to its end.
+async fn live(config: NodeConfig, state: Arc<Mutex<State>>, stopped: oneshot::Receiver<()>) {
+    let node = match Node::start(config).await {
+        Ok(node) => Arc::new(node),
+        Err(error) => {
+            state.lock().ended = Some(format!("{} {error}", error.code()));
+            return;
+        }
+    };
+    state.lock().node = Some(node.clone());
+    let why = tokio::select! {
+        why = node.failed() => why,
+        _ = stopped => "it was asked to".into(),
+    };
+    state.lock().node = None;
+    // Nobody else holds it but between ticks.
+    if let Ok(node) = Arc::try_unwrap(node) {
+        node.shutdown().await;
+    }
+    state.lock().ended = Some(why);
+}
+
+/// What an operator does to make them one cluster: the first begins it, the others join, and everything finds its place.
+///
+/// # Errors
+/// What the operator was told.
+pub async fn form(
+    first: ConnectOptions,
+    others: Vec<ConnectOptions>,
+    replication_factor: u8,
+    groups: u16,
+) -> Result<(), ClientError> {
+    let outside = |options: ConnectOptions| ConnectOptions { outside: true, session: SessionId::random(), ..options };
+    let client = Client::connect(outside(first)).await?;
+    let admin = Admin::new(client.link().clone(), ANSWER_WITHIN);
+    admin.init(replication_factor, groups).await?;
+    for options in others {
+        let its_own = Client::connect(outside(options)).await?;
+        let report = Admin::new(its_own.link().clone(), ANSWER_WITHIN).node_report(None).await?;
+        its_own.close().await;
+        let token = JoinToken::random();
+        admin.create_token(&token, None).await?;
+        admin.join(&token, report.node, report.registration).await?;
+    }
+    calm(&admin).await;
+    client.close().await;
+    Ok(())
+}
+
+/// Until nothing is wrong, and all leaders are where they should be.
+pub async fn calm(admin: &Admin) {
+    loop {
+        if let Ok(report) = admin.report().await {
+            let in_place = |group: &GroupReport| group.leader == group.preferred;
+            if report.health() == Health::Healthy && report.groups.iter().all(in_place) {
+                return;
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+    }
+}

@@ -1,0 +1,13 @@
+//! A whole cluster of real nodes, clients and workers on one thread, in virtual time, from one seed.
+//!
+//! The real engine, store, broker, client, QUIC and TLS; simulated are the network's datagrams, the disks, the clocks and
+//! chance. Deliberately absent: any rule of Coda. What may happen is checked against what clients were told, and against
+//! `coda_engine::invariants`.
+
+pub mod cluster;
+pub mod host;
+pub mod log;
+pub mod net;
+pub mod shims;
+pub mod trace;
+pub mod world;
