@@ -23,6 +23,8 @@ const PEER_PORT: u16 = 4748;
 const LIFETIME_DAYS: u32 = 30;
 /// One question of the operator's.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A service manager waits so long.
+const START_AGAIN_AFTER: Duration = Duration::from_millis(300);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// All nodes, by their ids, which begin with 1.
@@ -36,7 +38,14 @@ struct Seat {
     host: HostId,
     config: NodeConfig,
     state: Arc<Mutex<State>>,
+    /// Dropped, it asks the node to stop.
     stop: Option<oneshot::Sender<()>>,
+    /// It should run.
+    wanted: bool,
+    /// What it had in memory is gone, since anybody asked.
+    went_down: bool,
+    /// Not before, after it ended by itself.
+    again_at: Duration,
 }
 
 #[derive(Default)]
@@ -82,8 +91,16 @@ impl Cluster {
             network: Arc::new(world.nic(host)),
             ..NodeConfig::alone(data, SocketAddr::new(ip, CLIENT_PORT))
         };
-        let mut seat = Seat { host, config, state: Arc::default(), stop: None };
-        seat.go(world);
+        let mut seat = Seat {
+            host,
+            config,
+            state: Arc::default(),
+            stop: None,
+            wanted: true,
+            went_down: false,
+            again_at: Duration::ZERO,
+        };
+        seat.start(world);
         self.seats.push(seat);
     }
 
@@ -114,32 +131,72 @@ impl Cluster {
     }
 
     /// The power of a node's machine fails.
-    pub fn crash(&mut self, world: &mut World, node: u8) {
+    pub fn power_cut(&mut self, world: &mut World, node: u8) {
+        self.down(world, node);
+    }
+
+    /// A node's process is killed.
+    pub fn kill(&mut self, world: &mut World, node: u8) {
+        self.down(world, node);
+    }
+
+    fn down(&mut self, world: &mut World, node: u8) {
         let seat = self.seat(node);
         world.kill(seat.host);
         *seat.state.lock() = State::default();
         seat.stop = None;
+        seat.wanted = false;
+        seat.went_down = true;
     }
 
-    /// The machine and the node on it start again.
-    pub fn restart(&mut self, world: &mut World, node: u8) {
+    /// A node is to run from now on.
+    pub fn go(&mut self, world: &mut World, node: u8) {
         let seat = self.seat(node);
-        if !world.host(seat.host).is_up() {
-            world.host(seat.host).boot();
+        seat.wanted = true;
+        if seat.stop.is_none() && !seat.is_stopping(world) {
+            seat.start(world);
         }
-        seat.go(world);
     }
 
     /// Asks a node to stop, as an operator does.
     pub fn stop(&mut self, node: u8) {
-        self.seat(node).stop = None;
+        let seat = self.seat(node);
+        seat.stop = None;
+        seat.wanted = false;
     }
 
-    /// How a node's process ended, if it did by itself, or was asked to.
-    #[must_use]
-    pub fn ended(&self, node: u8) -> Option<String> {
-        self.seats[usize::from(node) - 1].state.lock().ended.clone()
+    /// Starts what has ended and is wanted. Which nodes have lost what was in their memory since the last time.
+    pub fn look_after(&mut self, world: &mut World) -> Vec<u8> {
+        let mut lost = Vec::new();
+        for (at, seat) in self.seats.iter_mut().enumerate() {
+            let ended = seat.state.lock().ended.take();
+            if let Some(why) = ended {
+                let node = at + 1;
+                world.trace.event(world.now(), format_args!("node {node} has ended: {why}"));
+                world.kill(seat.host);
+                seat.stop = None;
+                seat.went_down = true;
+                seat.again_at = world.now() + START_AGAIN_AFTER;
+            }
+            if seat.wanted && !world.host(seat.host).is_up() && world.now() >= seat.again_at {
+                seat.start(world);
+            }
+            if std::mem::take(&mut seat.went_down) {
+                lost.push(at as u8 + 1);
+            }
+        }
+        lost
     }
+
+    pub fn set_sync_ms(&mut self, _node: u8, _between: (u64, u64)) {}
+
+    pub fn hang_disk(&mut self, _node: u8, _hangs: bool) {}
+
+    pub fn fail_syncs(&mut self, _node: u8, _fail: bool) {}
+
+    pub fn fill_disk(&mut self, _node: u8, _full: bool) {}
+
+    pub fn heal_disk(&mut self, _node: u8, _sync_ms: (u64, u64)) {}
 
     /// The copies of groups on a node, if it runs.
     #[must_use]
@@ -150,7 +207,15 @@ impl Cluster {
 }
 
 impl Seat {
-    fn go(&mut self, world: &mut World) {
+    /// It was asked to stop, and has not yet.
+    fn is_stopping(&self, world: &mut World) -> bool {
+        self.stop.is_none() && world.host(self.host).is_up()
+    }
+
+    fn start(&mut self, world: &mut World) {
+        if !world.host(self.host).is_up() {
+            world.host(self.host).boot();
+        }
         let (stop, stopped) = oneshot::channel();
         self.stop = Some(stop);
         *self.state.lock() = State::default();

@@ -22,6 +22,8 @@ pub struct Host {
     pub ip: IpAddr,
     runtime: Option<Runtime>,
     surroundings: Surroundings,
+    /// Something was begun on it since it started.
+    begun: bool,
     paused: bool,
     /// What it has missed while it was paused.
     behind: Duration,
@@ -38,6 +40,7 @@ impl Host {
             ip,
             runtime: None,
             surroundings: Surroundings { name: (name, number), random: seed, wall_ahead_ms: 0 },
+            begun: false,
             paused: false,
             behind: Duration::ZERO,
             drift: 0,
@@ -52,8 +55,14 @@ impl Host {
             Builder::new_current_thread().enable_time().start_paused(true).build()
         });
         self.runtime = Some(runtime.expect("a runtime of one thread needs nothing"));
+        self.begun = false;
         self.paused = false;
         self.behind = Duration::ZERO;
+    }
+
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.begun
     }
 
     #[must_use]
@@ -72,6 +81,7 @@ impl Host {
     /// When it is off.
     pub fn spawn<T: Send + 'static>(&mut self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         let runtime = self.runtime.as_ref().expect("the host is up");
+        self.begun = true;
         shims::within(&mut self.surroundings, || runtime.spawn(task))
     }
 

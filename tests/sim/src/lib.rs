@@ -4,7 +4,19 @@
 //! chance. Deliberately absent: any rule of Coda. What may happen is checked against what clients were told, and against
 //! `coda_engine::invariants`.
 
+// Read in this order: a seed's meaning, its run, and what is checked.
+pub mod book;
+pub mod check;
+pub mod plan;
+pub mod run;
+
+// Who is there.
 pub mod cluster;
+pub mod faults;
+pub mod stage;
+pub mod workload;
+
+// The world they live in.
 pub mod host;
 pub mod log;
 pub mod net;
