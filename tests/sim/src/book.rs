@@ -102,7 +102,7 @@ struct Inner {
 }
 
 /// How much there was of what.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     pub asked: u64,
     pub acknowledged: u64,
@@ -184,6 +184,15 @@ impl Book {
     #[must_use]
     pub fn findings(&self) -> Vec<String> {
         self.0.lock().findings.clone()
+    }
+
+    /// One of the last that were acknowledged; 0 is the last.
+    #[must_use]
+    pub fn latest_acknowledged(&self, back: usize) -> Option<(u64, Work)> {
+        let inner = self.0.lock();
+        let mut known: Vec<_> = inner.works.iter().filter(|(_, work)| work.acknowledged.is_some()).collect();
+        known.sort_by_key(|(_, work)| work.ended.as_ref().map_or(work.acknowledged, |(at, _)| Some(*at)));
+        known.iter().rev().nth(back).map(|(number, work)| (**number, (*work).clone()))
     }
 
     /// What has not ended.

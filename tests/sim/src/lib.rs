@@ -10,6 +10,12 @@ pub mod check;
 pub mod plan;
 pub mod run;
 
+// Many of them, each in a process of its own.
+pub mod child;
+pub mod planted;
+pub mod shrink;
+pub mod suite;
+
 // Who is there.
 pub mod cluster;
 pub mod faults;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coda_client::{Admin, Client};
+use serde::{Deserialize, Serialize};
 
 use crate::book::Totals;
 use crate::check::{LOOK_EVERY, Watch, copies_are_equal};
@@ -26,7 +27,7 @@ const EQUAL_WITHIN: Duration = Duration::from_secs(20);
 const READ_AGAIN_WITHIN: Duration = Duration::from_secs(20);
 
 /// What a run came to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Verdict {
     pub seed: u64,
     /// Nothing may be wrong.
@@ -36,7 +37,7 @@ pub struct Verdict {
     pub lived: Duration,
     pub totals: Totals,
     pub network: Counts,
-    pub faults: BTreeMap<&'static str, u32>,
+    pub faults: BTreeMap<String, u32>,
     pub looks: u64,
     pub states: u64,
     pub terms: u64,
@@ -69,7 +70,7 @@ pub fn run(plan: Plan, prints: bool) -> Verdict {
         lived: stage.world.now(),
         totals: stage.book.totals(),
         network: stage.world.net.counts(),
-        faults: play.faults.counts.clone(),
+        faults: play.faults.counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
         looks: play.watch.looks,
         states: play.watch.states,
         terms: play.watch.terms,

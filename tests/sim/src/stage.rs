@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use coda_client::{Admin, ConnectOptions};
-use coda_protocol::ids::NodeId;
+use coda_protocol::ids::{NodeId, SessionId};
 
 use crate::book::Book;
 use crate::cluster::Cluster;
@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::check::Watch;
 use crate::plan::{Fault, Plan};
 use crate::trace::Trace;
-use crate::workload::{Starter, work};
+use crate::workload::{Starter, read, work};
 use crate::world::{HostId, World};
 
 /// Numbers of one client's work; the next client's begin behind them.
@@ -66,6 +66,8 @@ impl Stage {
                 stop: self.stop.clone(),
             };
             self.world.host(host).spawn(starter.run());
+            let options = ConnectOptions { session: SessionId::random(), ..self.options(host) };
+            self.world.host(host).spawn(read(options, !self.plan.seed ^ at as u64, self.book.clone()));
         }
     }
 

@@ -2,15 +2,17 @@
 //! execute. All of it with the Rust SDK, as a user would.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use coda_client::{
     BoxError, Client, ClientError, ConnectOptions, RunError, StartOptions, SubmitOptions, Worker, WorkflowContext,
 };
-use coda_protocol::ids::{Millis, RunId, TaskId};
+use coda_protocol::ids::{LeaseId, Millis, RunId, TaskId};
+use coda_protocol::payload::Payload;
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::reply::WorkState;
+use coda_protocol::request::{CompleteTask, Request};
 use futures::future::join_all;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -30,6 +32,11 @@ const HOPELESS: &str = "hopeless";
 const BODY_MS_MAX: u64 = 30;
 /// Children and side steps fail so often at first, of a hundred.
 const FLAKY_PERCENT: u64 = 15;
+/// Between two reads of a reader, on average, and how far back it looks.
+const READ_EVERY_MS: u64 = 150;
+const READ_BACK: usize = 4;
+/// A run that only waits for so long gives up its slot.
+const PARK_AFTER: Duration = Duration::from_millis(150);
 const CONNECT_WITHIN: Duration = Duration::from_secs(600);
 /// A client that could not start begins again after this.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -138,6 +145,38 @@ fn work_id(chance: &mut StdRng) -> [u8; 16] {
     }
 }
 
+/// Reads what has been acknowledged and what has ended, whoever it was told.
+pub async fn read(options: ConnectOptions, seed: u64, book: Book) {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let client = connect(options, &book).await;
+    loop {
+        sleep(Duration::from_millis(chance.random_range(20..2 * READ_EVERY_MS))).await;
+        let Some((number, work)) = book.latest_acknowledged(chance.random_range(0..READ_BACK)) else { continue };
+        let described = match &work.kind {
+            Kind::Ledger { .. } | Kind::Family { .. } => client.describe_run(RunId(work.id)).await.map(|run| run.state),
+            Kind::Task { .. } | Kind::Hopeless { .. } => client.describe_task(TaskId(work.id)).await.map(|task| task.state),
+        };
+        let over = matches!(described, Ok(WorkState::Succeeded | WorkState::Failed));
+        match described {
+            Ok(state) if !over && work.ended.is_some() => {
+                book.find(format!("R1 {number} has ended, and is described as {state:?}"));
+            }
+            Ok(_) => {}
+            Err(error) => book.find(format!("R1 {number} was acknowledged, and then {} {error}", error.code())),
+        }
+    }
+}
+
+/// Says that a task has ended which somebody else works on, if anybody does: nobody may believe it.
+async fn lie(client: &Client, book: &Book, number: u64, task: TaskId, chance: u64) {
+    sleep(Duration::from_millis(chance)).await;
+    let outcome = Ok(Payload::json(r#"{"value":0,"by":0}"#));
+    let complete = CompleteTask { task, lease: LeaseId(1), outcome };
+    if let Ok(reply) = client.link().request(Request::CompleteTask(complete)).await {
+        book.find(format!("T2 a stale completion of {number} was answered with {reply:?}"));
+    }
+}
+
 /// Begins a piece of work, waits for its end, and perhaps asks once more.
 async fn one(
     client: &Client,
@@ -214,6 +253,10 @@ async fn task(
 ) -> Result<Result<Made, String>, ClientError> {
     let handle = client.submit(options.queue(QUEUE)).await?;
     book.acknowledged(number);
+    if reads_again {
+        let (client, book, id) = (client.clone(), book.clone(), handle.id());
+        tokio::spawn(async move { lie(&client, &book, number, id, value(number, "lie") % BODY_MS_MAX).await });
+    }
     if let Err(error) = client.describe_task(handle.id()).await {
         book.find(format!("S1 {number} was acknowledged, and then {} {error}", error.code()));
     }
@@ -251,12 +294,21 @@ pub async fn read_again(client: &Client, ids: &[(u64, Kind, [u8; 16])], book: &B
 
 /// A worker's process, until it is killed.
 pub async fn work(options: ConnectOptions, slots: u32, book: Book) {
+    let working = Arc::new(AtomicU32::new(0));
     let (of_steps, of_ledgers, of_families, of_children) = (book.clone(), book.clone(), book.clone(), book.clone());
     let worker = Worker::builder(ConnectOptions { connect_timeout: CONNECT_WITHIN, ..options })
         .queue(QUEUE)
         .task_slots(slots)
         .run_slots(slots)
-        .task(STEP, move |args: StepArgs| body(of_steps.clone(), args))
+        .park_after(Some(PARK_AFTER))
+        .task(STEP, move |args: StepArgs| {
+            let working = Working::begin(&working, slots, &of_steps);
+            let body = body(of_steps.clone(), args);
+            async move {
+                let _working = working;
+                body.await
+            }
+        })
         .workflow(LEDGER, move |cx: WorkflowContext, input: Input| ledger(cx, input, of_ledgers.clone()))
         .workflow(FAMILY, move |cx: WorkflowContext, input: Input| family(cx, input, of_families.clone()))
         .workflow(CHILD, move |cx: WorkflowContext, args: StepArgs| child(cx, args, of_children.clone()))
@@ -266,6 +318,25 @@ pub async fn work(options: ConnectOptions, slots: u32, book: Book) {
         Err(error) => Err(error),
     };
     book.find(format!("H1 a worker has ended: {ended:?}"));
+}
+
+/// One task that a worker executes: never more at once than it has slots.
+struct Working(Arc<AtomicU32>);
+
+impl Working {
+    fn begin(count: &Arc<AtomicU32>, slots: u32, book: &Book) -> Self {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        if before >= slots {
+            book.find(format!("Q5 a worker with {slots} slots was given {} tasks", before + 1));
+        }
+        Self(count.clone())
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What every step does, wherever it is executed.

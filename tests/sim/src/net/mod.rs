@@ -13,6 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 use crate::trace::Trace;
 pub use socket::Nic;
@@ -74,7 +75,7 @@ struct State {
 }
 
 /// What became of all datagrams.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub sent: u64,
     pub delivered: u64,
