@@ -11,7 +11,7 @@ use coda_protocol::limits::{
     SPAWN_BYTES_MAX, SPAWN_STEPS_MAX, SUBSCRIPTION_NAMES_MAX,
 };
 
-pub use coda_raft_store::store::{DiskOptions, DiskProbe, Space, SyncDelay};
+pub use coda_raft_store::store::{DiskOptions, DiskProbe, Medium, Space, SyncDelay};
 use smol_str::SmolStr;
 
 use crate::identity::IdentityFiles;
@@ -42,6 +42,8 @@ pub struct NodeConfig {
     pub disk: DiskOptions,
     /// Where its sockets come from.
     pub network: Arc<dyn Network>,
+    /// What the folder of the store lies on.
+    pub medium: Medium,
 }
 
 /// How a node meets others.
@@ -79,6 +81,7 @@ impl NodeConfig {
             sync_delay: SyncDelay::default(),
             disk: DiskOptions::default(),
             network: Arc::new(SystemNetwork),
+            medium: Medium::default(),
         }
     }
 }

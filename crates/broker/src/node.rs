@@ -119,11 +119,13 @@ impl Node {
         fs::create_dir_all(&dir).map_err(|why| StartError::Folder { path: dir.clone(), why })?;
 
         // The store first: its lock keeps a second process out before anything is touched.
-        let store = NodeStore::open(
-            dir.join("db"),
-            StoreOptions { sync_delay: config.sync_delay.clone(), disk: config.disk.clone() },
-        )?;
-        let Identified { identity, ca_path, reloading } = identify(&config, &clock)?;
+        let options = StoreOptions {
+            sync_delay: config.sync_delay.clone(),
+            disk: config.disk.clone(),
+            medium: config.medium.clone(),
+        };
+        let store = NodeStore::open(dir.join("db"), options)?;
+        let Identified { identity, ca_path, reloading } = identify(&config, &store, &clock)?;
         let admission = if config.require_client_certificate { Admission::Certified } else { Admission::Everyone };
         let endpoint = endpoint::open(&*config.network, config.listen, &identity.get(), admission)?;
         let following = tokio::spawn(endpoint::follow(endpoint.clone(), identity.clone(), admission));
@@ -367,7 +369,8 @@ impl Node {
         self.host.routes.clear();
         let store = self.host.store.clone();
         drop(self.host);
-        match tokio::task::spawn_blocking(|| store.close()).await {
+        let workshop = store.workshop().clone();
+        match workshop.run(|| store.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the store did not close cleanly; nothing acknowledged is lost"),
             Err(error) => warn!(%error, "closing the store failed"),
@@ -384,7 +387,7 @@ struct Identified {
 }
 
 /// Loads the node's certificates, or makes them, and begins to look after them.
-fn identify(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Identified, IdentityError> {
+fn identify(config: &NodeConfig, store: &NodeStore, clock: &Arc<dyn Clock>) -> Result<Identified, IdentityError> {
     match &config.certificates {
         Certificates::Own => {
             let dir = config.data_dir.join("certs");
@@ -393,7 +396,8 @@ fn identify(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Identified, I
         }
         Certificates::Files(files) => {
             let quic = QuicKeys::keep(&config.data_dir.join("quic.key"))?;
-            let source = Source { files: files.clone(), node: config.node, quic, clock: clock.clone() };
+            let (clock, workshop) = (clock.clone(), store.workshop().clone());
+            let source = Source { files: files.clone(), node: config.node, quic, clock, workshop };
             let (reloader, identity) = Reloader::open(source)?;
             Ok(Identified { identity, ca_path: files.ca.clone(), reloading: AbortOnDrop(tokio::spawn(reloader.run())) })
         }

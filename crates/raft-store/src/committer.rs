@@ -1,4 +1,4 @@
-//! The log in RocksDB: one writer at a time for all groups of a node, one batch and one sync.
+//! The log of a node: one writer at a time for all groups, one batch and one sync.
 //!
 //! An operation that finds nobody writing, on a disk that was quick last time, is written by the thread that brought
 //! it: waking another thread, and being woken by it, would take half as long again as the sync. What comes meanwhile
@@ -10,23 +10,23 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coda_protocol::ids::GroupId;
 use parking_lot::{Mutex, MutexGuard};
-use rocksdb::{Range as KeyRange, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::db::Db;
 use crate::error::{StoreError, stop_process};
 use crate::log::{Done, LogOp, LogPoint, LogStore, Place, Recovered};
+use crate::log_writer::Writer;
 use crate::rows::{decode_row, encode_row, record_term};
+use crate::storage::{self, Durability, Family};
 use crate::store::StoreCounters;
 use crate::sync_stats::{SyncDelay, SyncStats};
 
@@ -41,24 +41,24 @@ const VOTE: u8 = 1;
 const COMMITTED: u8 = 2;
 const PURGED: u8 = 3;
 
-enum Job {
+pub(crate) enum Job {
     Op(GroupId, LogOp, Done),
     Stop,
 }
 
-/// The log of all groups of a node, in RocksDB.
-pub(crate) struct RocksLog {
+/// The log of all groups of a node.
+pub(crate) struct NodeLog {
     db: Arc<Db>,
     jobs: Sender<Job>,
     /// Jobs that were sent and are not written yet: nothing may overtake them.
     queued: Arc<AtomicUsize>,
     committer: Arc<Mutex<Committer>>,
     committed: Arc<Mutex<BTreeMap<GroupId, LogPoint>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    writer: Writer,
     stopped: AtomicBool,
 }
 
-impl RocksLog {
+impl NodeLog {
     #[expect(clippy::disallowed_methods, reason = "appends hold permits of their group, all else is awaited")]
     pub fn start(
         db: Arc<Db>,
@@ -78,24 +78,17 @@ impl RocksLog {
             failed: None,
         }));
         let queued = Arc::new(AtomicUsize::new(0));
-        let (shared, waiting) = (committer.clone(), queued.clone());
-        let thread = std::thread::Builder::new()
-            .name("coda-log".into())
-            .spawn(move || or_stop(|| run(&shared, &queue, &waiting)))
-            .map_err(StoreError::io("starting the committer"))?;
-        let (thread, stopped) = (Mutex::new(Some(thread)), AtomicBool::new(false));
-        Ok(Self { db, jobs, queued, committer, committed, thread, stopped })
+        let desk = Desk { db: db.clone(), committer: committer.clone(), queue, queued: queued.clone() };
+        let writer = Writer::start(desk).map_err(StoreError::io("starting the committer"))?;
+        Ok(Self { db, jobs, queued, committer, committed, writer, stopped: AtomicBool::new(false) })
     }
 
-    /// Writes what is queued and joins the thread. Later operations fail.
+    /// Writes what is queued and ends the writer. Later operations fail.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.lock().take() {
-            let _ = self.jobs.send(Job::Stop);
-            let _ = thread.join();
-            // Whoever writes at this moment ends first.
-            drop(self.committer.lock());
-        }
+        self.writer.stop(|| drop(self.jobs.send(Job::Stop)));
+        // Whoever writes at this moment ends first.
+        drop(self.committer.lock());
     }
 
     /// The right to write now, if nobody does, nothing waits, and it will not take long.
@@ -106,13 +99,7 @@ impl RocksLog {
         let committer = self.committer.try_lock()?;
         // Asked under the lock: what was sent before is either counted here or written already, and `stop` waits for it.
         let free = self.queued.load(Ordering::Acquire) == 0 && !self.stopped.load(Ordering::Acquire);
-        (free && committer.quick).then_some(committer)
-    }
-
-    /// Asked at a start, when RocksDB has just written to files whatever it found in its WAL.
-    fn bytes(&self, group: GroupId) -> u64 {
-        let (from, to) = (log_key(group, 0), log_key(group, u64::MAX));
-        self.db.raw().get_approximate_sizes_cf(self.db.log(), &[KeyRange::new(&from, &to)]).into_iter().sum()
+        (free && committer.quick && self.writer.may_be_spared()).then_some(committer)
     }
 
     fn meta<T: serde::de::DeserializeOwned>(&self, group: GroupId, kind: u8) -> Result<Option<T>, StoreError> {
@@ -120,21 +107,22 @@ impl RocksLog {
     }
 }
 
-impl Drop for RocksLog {
+impl Drop for NodeLog {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl LogStore for RocksLog {
+const READING: &str = "reading the log";
+
+impl LogStore for NodeLog {
     fn recover(&self, group: GroupId) -> Result<Recovered, StoreError> {
-        let mut rows = self.db.raw().raw_iterator_cf_opt(self.db.log(), bounded(group, 0..u64::MAX));
-        rows.seek_to_last();
-        rows.status().map_err(StoreError::rocks("reading the log"))?;
-        let last = match rows.item() {
+        let (from, to) = (log_key(group, 0), log_key(group, u64::MAX));
+        let last = self.db.now().last(Family::Log, &from, &to).map_err(StoreError::refused(READING))?;
+        let last = match last {
             Some((key, record)) => {
-                let index = index_of(key);
-                let term = record_term(&format!("{index} of group {}", group.0), record)?;
+                let index = index_of(&key);
+                let term = record_term(&format!("{index} of group {}", group.0), &record)?;
                 Some(LogPoint { term, index })
             }
             None => None,
@@ -144,7 +132,7 @@ impl LogStore for RocksLog {
             committed: self.meta(group, COMMITTED)?,
             purged: self.meta(group, PURGED)?,
             last,
-            bytes: self.bytes(group),
+            bytes: self.db.storage().log_bytes(&from, &to),
         })
     }
 
@@ -152,8 +140,8 @@ impl LogStore for RocksLog {
         if place == Place::Here
             && let Some(mut committer) = self.idle(&op)
         {
-            let mut batch = Batch::default();
-            batch.add(&self.db, group, op, done);
+            let mut batch = Batch::new(&self.db);
+            batch.add(group, op, done);
             return or_stop(|| committer.commit(batch));
         }
         if self.stopped.load(Ordering::Acquire) {
@@ -163,8 +151,9 @@ impl LogStore for RocksLog {
         if let Err(unsent) = self.jobs.send(Job::Op(group, op, done)) {
             self.queued.fetch_sub(1, Ordering::AcqRel);
             let Job::Op(_, _, done) = unsent.0 else { return };
-            done(Err(StoreError::Closed.into()));
+            return done(Err(StoreError::Closed.into()));
         }
+        self.writer.wake();
     }
 
     fn note_committed(&self, group: GroupId, committed: LogPoint) {
@@ -174,54 +163,66 @@ impl LogStore for RocksLog {
     fn read(&self, group: GroupId, indexes: Range<u64>, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
         let mut out = Vec::new();
         let mut bytes = 0;
-        let from = log_key(group, indexes.start);
-        let mut rows = self.db.raw().raw_iterator_cf_opt(self.db.log(), bounded(group, indexes));
-        rows.seek(from);
-        while let Some((key, record)) = rows.item() {
+        let (from, to) = (log_key(group, indexes.start), log_key(group, indexes.end));
+        let mut take = |key: &[u8], record: &[u8]| {
             if bytes > 0 && bytes + record.len() > bytes_max {
-                break;
+                return ControlFlow::Break(());
             }
             bytes += record.len();
             out.push((index_of(key), Bytes::copy_from_slice(record)));
-            rows.next();
-        }
-        rows.status().map_err(StoreError::rocks("reading the log"))?;
+            ControlFlow::Continue(())
+        };
+        self.db.now().scan(Family::Log, &from, &to, &mut take).map_err(StoreError::refused(READING))?;
         Ok(out)
     }
 }
 
 /// Whoever waits for a writer that panicked would wait for ever.
-fn or_stop(write: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(write)).is_err() {
-        stop_process("CODA4110 the log committer panicked");
-    }
+pub(crate) fn or_stop<T>(write: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(write)).unwrap_or_else(|_| stop_process("CODA4110 the log committer panicked"))
 }
 
-/// The thread's loop: whatever waits becomes one batch.
-fn run(committer: &Mutex<Committer>, queue: &Receiver<Job>, queued: &AtomicUsize) {
-    let mut stop = false;
-    while !stop {
-        let Ok(mut job) = queue.recv() else { return };
-        let mut committer = committer.lock();
-        let mut batch = Batch::default();
+/// Where the writer finds what waits, and makes one batch of it.
+pub(crate) struct Desk {
+    pub db: Arc<Db>,
+    pub committer: Arc<Mutex<Committer>>,
+    pub queue: Receiver<Job>,
+    pub queued: Arc<AtomicUsize>,
+}
+
+/// What was found.
+pub(crate) struct Found<'a> {
+    pub batch: Batch<'a>,
+    /// It is the last.
+    pub stop: bool,
+}
+
+impl Desk {
+    /// The job and whatever waits behind it.
+    pub fn gather(&self, mut job: Job) -> Found<'_> {
+        let mut batch = Batch::new(&self.db);
+        let mut stop = false;
         loop {
             match job {
-                Job::Op(group, op, done) => batch.add(&committer.db, group, op, done),
+                Job::Op(group, op, done) => batch.add(group, op, done),
                 Job::Stop => stop = true,
             }
             if stop || batch.bytes >= BATCH_BYTES_MAX {
                 break;
             }
-            let Ok(next) = queue.try_recv() else { break };
+            let Ok(next) = self.queue.try_recv() else { break };
             job = next;
         }
-        let written = batch.done.len();
-        committer.commit(batch);
-        queued.fetch_sub(written, Ordering::AcqRel);
+        Found { batch, stop }
+    }
+
+    /// So many jobs are written.
+    pub fn written(&self, jobs: usize) {
+        self.queued.fetch_sub(jobs, Ordering::AcqRel);
     }
 }
 
-struct Committer {
+pub(crate) struct Committer {
     db: Arc<Db>,
     counters: Arc<StoreCounters>,
     syncs: Arc<SyncStats>,
@@ -233,53 +234,74 @@ struct Committer {
     quick: bool,
 }
 
+/// A batch that is written and not yet synced, and who waits for it.
+pub(crate) struct Unsynced {
+    written: Option<(Instant, Result<(), storage::Refused>)>,
+    records: u64,
+    record_bytes: u64,
+    done: Vec<Done>,
+}
+
+impl Unsynced {
+    pub fn jobs(&self) -> usize {
+        self.done.len()
+    }
+}
+
 impl Committer {
-    fn commit(&mut self, mut batch: Batch) {
+    pub fn commit(&mut self, batch: Batch<'_>) {
+        let unsynced = self.write(batch);
+        self.sync(unsynced);
+    }
+
+    pub fn write(&mut self, mut batch: Batch<'_>) -> Unsynced {
         for (group, committed) in std::mem::take(&mut *self.committed.lock()) {
             if batch.forgotten.contains(&group) {
                 continue;
             }
-            batch.rows.put_cf(self.db.meta(), meta_key(group, COMMITTED), encode_row(&committed));
+            batch.rows.put(Family::Meta, &meta_key(group, COMMITTED), &encode_row(&committed));
         }
-        if self.failed.is_none() && !batch.rows.is_empty() {
-            self.failed = self.write(batch.rows).err();
+        let Batch { rows, records, record_bytes, done, .. } = batch;
+        let written = (self.failed.is_none() && !rows.is_empty()).then(|| {
+            // A disk may hang in the write already: the kernel's cache takes only so much.
+            self.syncs.begin(Instant::now());
+            let write = rows.write(Durability::Logged);
+            (Instant::now(), write)
+        });
+        Unsynced { written, records, record_bytes, done }
+    }
+
+    /// Syncs, and tells who waits.
+    pub fn sync(&mut self, unsynced: Unsynced) {
+        if let Some((started, write)) = unsynced.written {
+            let sync = write.and_then(|()| self.db.storage().sync());
+            self.sync_delay.wait();
+            let ended = Instant::now();
+            let took = ended.duration_since(started);
+            self.syncs.end(ended, took);
+            self.quick = took <= INLINE_SYNC_MAX;
+            self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
+            if let Err(storage::Refused(why)) = sync {
+                tracing::error!(why, "CODA4106 the log cannot be written; this node accepts nothing any more");
+                self.failed = Some(why);
+            }
         }
         if self.failed.is_none() {
-            self.counters.log_bytes.fetch_add(batch.record_bytes, Ordering::Relaxed);
-            self.counters.log_entries.fetch_add(batch.records, Ordering::Relaxed);
+            self.counters.log_bytes.fetch_add(unsynced.record_bytes, Ordering::Relaxed);
+            self.counters.log_entries.fetch_add(unsynced.records, Ordering::Relaxed);
         }
-        for done in batch.done {
+        for done in unsynced.done {
             done(match &self.failed {
                 None => Ok(()),
                 Some(why) => Err(io::Error::other(StoreError::Io { doing: "writing the log", why: why.clone() })),
             });
         }
     }
-
-    fn write(&mut self, rows: WriteBatch) -> Result<(), String> {
-        // A disk may hang in the write already: the kernel's cache takes only so much.
-        self.syncs.begin(Instant::now());
-        let write = self.db.raw().write_opt(rows, &WriteOptions::default());
-        let started = Instant::now();
-        let sync = write.and_then(|()| self.db.raw().flush_wal(true));
-        self.sync_delay.wait();
-        let ended = Instant::now();
-        let took = ended.duration_since(started);
-        self.syncs.end(ended, took);
-        self.quick = took <= INLINE_SYNC_MAX;
-        self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
-        sync.map_err(|error| {
-            let why = error.into_string();
-            tracing::error!(why, "CODA4106 the log cannot be written; this node accepts nothing any more");
-            why
-        })
-    }
 }
 
 /// What one sync will make durable.
-#[derive(Default)]
-struct Batch {
-    rows: WriteBatch,
+pub(crate) struct Batch<'a> {
+    rows: Box<dyn storage::Batch + 'a>,
     bytes: usize,
     records: u64,
     record_bytes: u64,
@@ -288,28 +310,37 @@ struct Batch {
     done: Vec<Done>,
 }
 
-impl Batch {
-    fn add(&mut self, db: &Db, group: GroupId, op: LogOp, done: Done) {
+impl<'a> Batch<'a> {
+    fn new(db: &'a Db) -> Self {
+        Self { rows: db.batch(), bytes: 0, records: 0, record_bytes: 0, forgotten: Vec::new(), done: Vec::new() }
+    }
+
+    /// Operations in it.
+    pub fn jobs(&self) -> usize {
+        self.done.len()
+    }
+
+    fn add(&mut self, group: GroupId, op: LogOp, done: Done) {
         self.done.push(done);
         match op {
             LogOp::Append { first, records } => {
                 for (index, record) in (first..).zip(&records) {
-                    self.rows.put_cf(db.log(), log_key(group, index), record);
+                    self.rows.put(Family::Log, &log_key(group, index), record);
                     self.bytes += record.len();
                     self.record_bytes += record.len() as u64;
                 }
                 self.records += records.len() as u64;
             }
             LogOp::Truncate { from, last } => {
-                self.rows.delete_range_cf(db.log(), log_key(group, from), log_key(group, last + 1));
+                self.rows.delete_range(Family::Log, &log_key(group, from), &log_key(group, last + 1));
             }
             LogOp::Purge { from, upto } => {
-                self.rows.delete_range_cf(db.log(), log_key(group, from), log_key(group, upto.index + 1));
-                self.rows.put_cf(db.meta(), meta_key(group, PURGED), encode_row(&upto));
+                self.rows.delete_range(Family::Log, &log_key(group, from), &log_key(group, upto.index + 1));
+                self.rows.put(Family::Meta, &meta_key(group, PURGED), &encode_row(&upto));
             }
-            LogOp::Vote(vote) => self.rows.put_cf(db.meta(), meta_key(group, VOTE), encode_row(&vote)),
+            LogOp::Vote(vote) => self.rows.put(Family::Meta, &meta_key(group, VOTE), &encode_row(&vote)),
             LogOp::Forget => {
-                forget_log(db, group, &mut self.rows);
+                forget_log(group, &mut *self.rows);
                 self.forgotten.push(group);
             }
         }
@@ -317,13 +348,13 @@ impl Batch {
 }
 
 /// Deletes records and positions of a group, and not what it has voted.
-pub(crate) fn forget_log(db: &Db, group: GroupId, rows: &mut WriteBatch) {
-    rows.delete_range_cf(db.log(), log_key(group, 0), log_key(group, u64::MAX));
-    rows.delete_cf(db.meta(), meta_key(group, COMMITTED));
-    rows.delete_cf(db.meta(), meta_key(group, PURGED));
+pub(crate) fn forget_log(group: GroupId, rows: &mut dyn storage::Batch) {
+    rows.delete_range(Family::Log, &log_key(group, 0), &log_key(group, u64::MAX));
+    rows.delete(Family::Meta, &meta_key(group, COMMITTED));
+    rows.delete(Family::Meta, &meta_key(group, PURGED));
 }
 
-fn log_key(group: GroupId, index: u64) -> [u8; 12] {
+pub(crate) fn log_key(group: GroupId, index: u64) -> [u8; 12] {
     let mut key = [0; 12];
     key[..4].copy_from_slice(&group.0.to_be_bytes());
     key[4..].copy_from_slice(&index.to_be_bytes());
@@ -337,14 +368,6 @@ fn index_of(key: &[u8]) -> u64 {
 fn meta_key(group: GroupId, kind: u8) -> [u8; 5] {
     let [a, b, c, d] = group.0.to_be_bytes();
     [a, b, c, d, kind]
-}
-
-/// Read options that never leave the given indexes of a group, whatever tombstones lie beyond.
-fn bounded(group: GroupId, indexes: Range<u64>) -> ReadOptions {
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(log_key(group, indexes.start));
-    options.set_iterate_upper_bound(log_key(group, indexes.end));
-    options
 }
 
 #[cfg(test)]

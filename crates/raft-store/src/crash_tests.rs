@@ -139,7 +139,7 @@ fn wal_sizes(db: &Path) -> BTreeMap<String, u64> {
 /// Copies the folder as a power failure would leave it: no memtables, and of the WAL any prefix not shorter than
 /// what was synced.
 fn take_image(node: &Node, image: &Path, synced: &BTreeMap<String, u64>, random: &mut StdRng) {
-    let raw = node.store.db().raw();
+    let raw = node.store.db().storage().rocks().expect("no other storage has such files");
     raw.disable_file_deletions().unwrap();
     let from = node.store.dir().join("db");
     // A flush or compaction in the middle would mix two moments: try again.

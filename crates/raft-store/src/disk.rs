@@ -68,6 +68,11 @@ pub trait DiskProbe: Debug + Send + Sync + 'static {
     /// # Errors
     /// When the file system does not say.
     fn space(&self, dir: &Path) -> io::Result<Space>;
+
+    /// What all files in a folder and those within it take. What vanishes meanwhile is not there.
+    fn data_bytes(&self, dir: &Path) -> u64 {
+        folder_bytes(dir)
+    }
 }
 
 /// Asks the operating system.
@@ -269,8 +274,7 @@ impl Disk {
     }
 }
 
-/// Bytes of all files in a folder and those within it. What vanishes meanwhile is not there.
-pub(crate) fn folder_bytes(dir: &Path) -> u64 {
+fn folder_bytes(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     let bytes = entries.flatten().filter_map(|entry| {
         let kind = entry.file_type().ok()?;

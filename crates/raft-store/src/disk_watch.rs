@@ -1,12 +1,14 @@
 //! Who looks at the disk: a task that never waits for it. What may hang is asked on a thread for blocking calls, and a
 //! question that stays unanswered is itself an answer.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::disk::{Disk, DiskState, Judge, Looked, Seen, folder_bytes};
+use crate::disk::{Disk, DiskState, Judge, Looked, Seen};
+use crate::workshop::Workshop;
 
 /// Between two looks at how much the node's own files take.
 const DATA_BYTES_EVERY: Duration = Duration::from_secs(10);
@@ -24,18 +26,18 @@ impl Drop for DiskWatch {
 }
 
 impl DiskWatch {
-    pub(crate) fn start(disk: Arc<Disk>) -> Self {
-        Self(tokio::spawn(watch(disk)))
+    pub(crate) fn start(disk: Arc<Disk>, workshop: Workshop) -> Self {
+        Self(tokio::spawn(watch(disk, workshop)))
     }
 }
 
 /// A question to the file system, and when it was put.
 struct Look {
     began: Instant,
-    answer: JoinHandle<Looked>,
+    answer: JoinHandle<io::Result<Looked>>,
 }
 
-async fn watch(disk: Arc<Disk>) {
+async fn watch(disk: Arc<Disk>, workshop: Workshop) {
     let mut judge = Judge::new(disk.options());
     let mut look: Option<Look> = None;
     let mut data_read: Option<Instant> = None;
@@ -47,8 +49,9 @@ async fn watch(disk: Arc<Disk>) {
             if with_data {
                 data_read = Some(began);
             }
-            let disk = disk.clone();
-            Look { began, answer: tokio::task::spawn_blocking(move || read(&disk, with_data)) }
+            let (disk, workshop) = (disk.clone(), workshop.clone());
+            let ask = async move { workshop.run(move || read(&disk, with_data)).await };
+            Look { began, answer: tokio::spawn(ask) }
         });
         look = finish(asked, &disk).await;
 
@@ -67,7 +70,7 @@ async fn watch(disk: Arc<Disk>) {
 /// Takes the answer if it comes in time; else the question is put off.
 async fn finish(mut look: Look, disk: &Disk) -> Option<Look> {
     let Ok(answer) = tokio::time::timeout(LOOK_PATIENCE, &mut look.answer).await else { return Some(look) };
-    if let Ok(looked) = answer {
+    if let Ok(Ok(looked)) = answer {
         disk.set_looked(looked);
     }
     None
@@ -86,7 +89,7 @@ fn read(disk: &Disk, with_data: bool) -> Looked {
         failed: space.is_err(),
         // What was known is too old to refuse writes by.
         space: space.ok(),
-        data_bytes: if with_data { folder_bytes(disk.dir()) } else { before.data_bytes },
+        data_bytes: if with_data { disk.options().probe.data_bytes(disk.dir()) } else { before.data_bytes },
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::storage::Refused;
+
 /// A node's storage could not be opened or used. Never the client's fault, never a decision of the rules.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -58,8 +60,8 @@ impl StoreError {
         move |error| Self::Io { doing, why: error.to_string() }
     }
 
-    pub(crate) fn rocks(doing: &'static str) -> impl FnOnce(rocksdb::Error) -> Self {
-        move |error| Self::Io { doing, why: error.into_string() }
+    pub(crate) fn refused(doing: &'static str) -> impl FnOnce(Refused) -> Self {
+        move |refused| Self::Io { doing, why: refused.0 }
     }
 }
 
@@ -86,5 +88,7 @@ pub(crate) fn stop_process(message: &str) -> ! {
     tracing::error!("{message}");
     // Also to stderr: the subscriber may be asynchronous, and abort does not flush it.
     eprintln!("{message}");
+    #[cfg(feature = "sim")]
+    crate::sim::stop_node(message);
     std::process::abort();
 }

@@ -30,6 +30,7 @@ use crate::state_machine::{Shared, StateMachine};
 use crate::store::NodeStore;
 use crate::types::{LogId, Proposal, Types, log_point};
 use crate::view::StateView;
+use crate::workshop::Workshop;
 
 /// Largest encoded entry that the log takes: above what a proposer makes of many commands, or of one large one, and well
 /// below what the decoder allows, so that no node ever refuses to read its own log.
@@ -132,7 +133,7 @@ impl Group {
         let state_machine = StateMachine::open(shared.clone())?;
         let replicates = Arc::new(AtomicBool::new(false));
         let log = GroupLog::open(store.log().clone(), options.group, shared.durable_end.clone(), replicates.clone())?;
-        let network = Network::new(options.group, peers, store.snapshot_dir());
+        let network = Network::new(options.group, peers, store.clone());
         let failed =
             |error: &dyn std::fmt::Display| StoreError::Io { doing: "starting a group", why: error.to_string() };
         let raft =
@@ -250,11 +251,10 @@ impl Group {
     /// Blocks for as long as `read` takes.
     pub fn read<T>(&self, read: impl FnOnce(&dyn Read, u64) -> T) -> T {
         let Shared { db, group, replacing, .. } = &*self.0.shared;
-        let moment = {
+        let view = {
             let _not_replaced = replacing.read();
-            db.raw().snapshot()
+            StateView::moment(db)
         };
-        let view = StateView::at(db, &moment);
         let applied = view.applied(*group).unwrap_or_else(|error| panic!("{error}"));
         read(&view, applied.map_or(0, |applied| applied.index))
     }
@@ -307,6 +307,12 @@ impl Group {
             purged: index(&metrics.purged),
             voters: metrics.membership_config.voter_ids().map(NodeId).collect(),
         }
+    }
+
+    /// Who does what takes long, such as [`Group::digest`].
+    #[must_use]
+    pub fn workshop(&self) -> &Workshop {
+        self.0.store.workshop()
     }
 
     /// The group's id.

@@ -1,7 +1,5 @@
 //! The other end of a peer's calls: bytes that [`crate::peers::PeerTransport`] delivered, answered by this group.
 
-use std::path::PathBuf;
-
 use bytes::Bytes;
 use coda_protocol::codec::Malformed;
 use futures::StreamExt;
@@ -11,6 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
 use thiserror::Error;
 
+use crate::files::SnapshotFile;
 use crate::group::Group;
 use crate::image::Image;
 use crate::network::{SnapshotHead, decode, encode};
@@ -99,27 +98,27 @@ impl Group {
             .boxed()
     }
 
-    /// Checks a received snapshot file and installs it. It must lie on the same file system as
-    /// [`Group::snapshot_dir`], and is taken away.
+    /// Checks a received snapshot and installs it. The file is one that [`Group::snapshot_file`] gave, and is taken away.
     ///
     /// # Errors
     /// [`ServeError`].
-    pub async fn serve_snapshot(&self, head: &[u8], file: PathBuf) -> Result<Bytes, ServeError> {
+    pub async fn serve_snapshot(&self, head: &[u8], file: SnapshotFile) -> Result<Bytes, ServeError> {
         let head: SnapshotHead = decode("snapshot head", head)?;
         let (vote, meta) = head.into_parts().map_err(|error| stopped(&error))?;
         // Here rather than in openraft, which would take a bad file for a broken disk and stop the group.
-        let (checked, path) = (file.clone(), file);
-        let check = tokio::task::spawn_blocking(move || Reader::open(&path)?.for_each(|_, _| Ok(())));
+        let path = file.path().to_owned();
+        let workshop = file.workshop().clone();
+        let check = workshop.run(move || Reader::open(file.files(), file.path())?.for_each(|_, _| Ok(())));
         let check = check.await.map_err(|error| stopped(&error))?;
         check.map_err(|error| ServeError::BadSnapshot { why: error.to_string() })?;
-        let snapshot = Snapshot { meta, snapshot: Image::File(checked) };
+        let snapshot = Snapshot { meta, snapshot: Image::File(path) };
         let answer = self.inner().raft.install_full_snapshot(vote, snapshot).await;
         answer.map(|answer| encode(&answer)).map_err(|error| stopped(&error))
     }
 
-    /// Where received snapshots may be put; emptied at every start.
+    /// A place where a received snapshot may be put; emptied at every start.
     #[must_use]
-    pub fn snapshot_dir(&self) -> PathBuf {
-        self.inner().store.snapshot_dir()
+    pub fn snapshot_file(&self, name: &str) -> SnapshotFile {
+        self.inner().store.snapshot_file(name)
     }
 }

@@ -27,15 +27,27 @@ mod sync_stats;
 
 // The road of an entry: log, then state.
 mod committer;
-mod db;
 mod group_log;
 mod kept_bytes;
 pub mod log;
+mod log_writer;
 mod rows;
 mod state_machine;
 mod tail;
 mod types;
 mod view;
+
+// What all of it lies on: rows, files, and threads that wait for them.
+mod db;
+mod files;
+mod medium;
+mod rocks;
+mod storage;
+mod workshop;
+
+// The same in memory, for simulations.
+#[cfg(feature = "sim")]
+pub mod sim;
 
 // Replacing state as a whole, and deleting it.
 mod forget;

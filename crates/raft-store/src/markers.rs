@@ -1,9 +1,12 @@
 //! Marks of what a restart has to finish, per group. They lie behind the rows of all groups, beside the node's own.
 
+use std::ops::ControlFlow;
+
 use coda_protocol::ids::GroupId;
 
 use crate::db::Db;
 use crate::error::StoreError;
+use crate::storage::{END, Family};
 
 /// One kind of unfinished work.
 pub(crate) struct Markers {
@@ -26,19 +29,21 @@ impl Markers {
     /// The groups that are marked, each with what its mark says.
     pub fn all(&self, db: &Db) -> Result<Vec<(GroupId, Vec<u8>)>, StoreError> {
         let prefix = self.prefix();
-        let mut options = rocksdb::ReadOptions::default();
-        options.set_iterate_range(rocksdb::PrefixRange(prefix.clone()));
-        let mut rows = db.raw().raw_iterator_cf_opt(db.meta(), options);
-        rows.seek_to_first();
-        let mut out = Vec::new();
-        while let Some((key, row)) = rows.item() {
-            let unreadable =
-                |_| StoreError::UnreadableRecord { at: format!("{} marker", self.name), why: format!("key {key:?}") };
-            let group = key[prefix.len()..].try_into().map_err(unreadable)?;
-            out.push((GroupId(u32::from_be_bytes(group)), row.to_vec()));
-            rows.next();
-        }
-        rows.status().map_err(StoreError::rocks("reading what is unfinished"))?;
-        Ok(out)
+        let mut marks = Vec::new();
+        let mut note = |key: &[u8], row: &[u8]| {
+            marks.push((key[prefix.len()..].to_vec(), row.to_vec()));
+            ControlFlow::Continue(())
+        };
+        let end = [&prefix[..], END].concat();
+        let scanned = db.now().scan(Family::Meta, &prefix, &end, &mut note);
+        scanned.map_err(StoreError::refused("reading what is unfinished"))?;
+        let mark = |(group, row): (Vec<u8>, Vec<u8>)| match <[u8; 4]>::try_from(group.as_slice()) {
+            Ok(group) => Ok((GroupId(u32::from_be_bytes(group)), row)),
+            Err(_) => {
+                let (at, why) = (format!("{} marker", self.name), format!("key {group:?}"));
+                Err(StoreError::UnreadableRecord { at, why })
+            }
+        };
+        marks.into_iter().map(mark).collect()
     }
 }

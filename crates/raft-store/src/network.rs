@@ -1,7 +1,6 @@
 //! Openraft's calls, turned into bytes for [`PeerTransport`] and back. Every message starts with a version byte.
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::Image;
 use crate::peers::{Peer, PeerError, PeerTransport, Rpc};
 use crate::rows::{LogPoint, MembershipRow};
+use crate::store::NodeStore;
 use crate::types::{SnapshotMeta, Types, Vote, log_id, log_point};
 
 const MESSAGE_VERSION: u8 = 1;
@@ -64,14 +64,14 @@ pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> R
 pub(crate) struct Network {
     group: GroupId,
     peers: Arc<dyn PeerTransport>,
-    snapshot_dir: PathBuf,
+    store: NodeStore,
     /// Names the files of snapshots being sent.
     snapshots_sent: Arc<AtomicU64>,
 }
 
 impl Network {
-    pub fn new(group: GroupId, peers: Arc<dyn PeerTransport>, snapshot_dir: PathBuf) -> Self {
-        Self { group, peers, snapshot_dir, snapshots_sent: Arc::default() }
+    pub fn new(group: GroupId, peers: Arc<dyn PeerTransport>, store: NodeStore) -> Self {
+        Self { group, peers, store, snapshots_sent: Arc::default() }
     }
 }
 
@@ -155,16 +155,18 @@ impl RaftNetworkV2<Types> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let Network { group, peers, snapshot_dir, snapshots_sent } = &self.network;
+        let Network { group, peers, store, snapshots_sent } = &self.network;
         let head = SnapshotHead {
             vote,
             applied: snapshot.meta.last_log_id.as_ref().map(log_point),
             membership: MembershipRow::stored(&snapshot.meta.last_membership),
         };
-        let name = format!("sending-{}-{}", group.0, snapshots_sent.fetch_add(1, Ordering::Relaxed));
+        let number = snapshots_sent.fetch_add(1, Ordering::Relaxed);
+        let place = store.snapshot_file(&format!("sending-{}-{number}", group.0));
         let send = async {
-            let file = snapshot.snapshot.into_file(snapshot_dir, &name).await;
-            let file = file.map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+            let file = snapshot.snapshot.into_file(place.path().to_owned()).await;
+            let path = file.map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+            let file = store.snapshot_file_at(path);
             let answer = peers.snapshot(&self.peer, *group, encode(&head), file).await;
             decode_answer(answer).map_err(StreamingError::from)
         };
@@ -173,7 +175,7 @@ impl RaftNetworkV2<Types> for Connection {
             future::Either::Right((closed, _)) => Err(closed.into()),
         };
         // Left over after a cancellation, it is removed at the next start.
-        let _ = std::fs::remove_file(snapshot_dir.join(&name));
+        let _ = place.remove();
         result
     }
 

@@ -3,7 +3,6 @@
 //! The sender calls [`PeerTransport`]; at the other end the same bytes go to [`crate::group::Group::serve`],
 //! [`crate::group::Group::serve_appends`] or [`crate::group::Group::serve_snapshot`], whose answer travels back.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +10,8 @@ use coda_protocol::ids::{GroupId, NodeId};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use thiserror::Error;
+
+use crate::files::SnapshotFile;
 
 /// A node as a group's membership knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub trait PeerTransport: Send + Sync + 'static {
     ) -> Call<'_, BoxStream<'static, Result<Bytes, PeerError>>>;
 
     /// Sends a snapshot file with `head` before it. The file is removed by the caller once this returns.
-    fn snapshot(&self, to: &Peer, group: GroupId, head: Bytes, file: PathBuf) -> Call<'_, Bytes>;
+    fn snapshot(&self, to: &Peer, group: GroupId, head: Bytes, file: SnapshotFile) -> Call<'_, Bytes>;
 }
 
 /// A node without peers: nobody is ever reached.
@@ -86,7 +87,7 @@ impl PeerTransport for NoPeers {
         Self::refuse(to)
     }
 
-    fn snapshot(&self, to: &Peer, _: GroupId, _: Bytes, _: PathBuf) -> Call<'_, Bytes> {
+    fn snapshot(&self, to: &Peer, _: GroupId, _: Bytes, _: SnapshotFile) -> Call<'_, Bytes> {
         Self::refuse(to)
     }
 }

@@ -6,12 +6,14 @@ use std::process::Command;
 use std::sync::Arc;
 
 use coda_protocol::ids::NodeId;
-use rocksdb::{DB, Options, WriteBatch};
+use rocksdb::{DB, Options};
 
 use crate::common::{GROUP, Node, submit, submit_bytes, tasks_of};
+use crate::db::write_state;
 use crate::group::{Group, GroupOptions, ProposeError};
 use crate::log::LogStore;
 use crate::peers::NoPeers;
+use crate::storage::{Durability, Family};
 use crate::store::{NodeStore, StoreOptions};
 
 fn open_error(dir: &Path) -> String {
@@ -71,11 +73,13 @@ async fn a_record_that_nobody_understands_stops_the_group_and_says_which() {
     let key = [&GROUP.0.to_be_bytes()[..], &index.to_be_bytes()].concat();
     let mut record = node.store.log().read(GROUP, index..index + 1, usize::MAX).unwrap()[0].1.to_vec();
     record[0] = 9;
-    let mut batch = WriteBatch::default();
-    batch.put_cf(node.store.db().log(), key, record);
+    let mut batch = node.store.db().batch();
+    batch.put(Family::Log, &key, &record);
+    batch.write(Durability::Logged).unwrap();
+    let mut batch = node.store.db().batch();
     let (from, to) = crate::view::group_range(GROUP);
-    batch.delete_range_cf(node.store.db().state(), from, to);
-    node.store.db().raw().write(batch).unwrap();
+    batch.delete_range(Family::State, &from, &to);
+    write_state(batch).unwrap();
     node.store.close().unwrap();
 
     let store = NodeStore::open(dir.path(), StoreOptions::default()).unwrap();
@@ -176,8 +180,8 @@ async fn the_process_whose_rules_panic() {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dir.path()).await;
     // The engine takes its own rows at their word: a broken one is our bug, not an answer.
-    let mut batch = WriteBatch::default();
-    batch.put_cf(node.store.db().state(), [&GROUP.0.to_be_bytes()[..], &[1]].concat(), b"\x01");
-    node.store.db().write_state(batch).unwrap();
+    let mut batch = node.store.db().batch();
+    batch.put(Family::State, &[&GROUP.0.to_be_bytes()[..], &[1]].concat(), b"\x01");
+    write_state(batch).unwrap();
     let _ = node.group.propose(submit(0..1)).await;
 }

@@ -7,7 +7,6 @@
 //! ```
 //! Numbers are little endian. The header is `codec` bytes of [`Header`].
 
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Read as _, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -19,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::StoreError;
+use crate::files::{FileRead, FileWrite, Files};
 use crate::rows::{LogPoint, MembershipRow};
 use crate::view::{StateView, engine_range};
 
@@ -67,10 +67,15 @@ pub(crate) fn digest(view: &dyn Read, group: GroupId) -> u64 {
 }
 
 /// Writes a group's state to a file and syncs it.
-pub(crate) fn write(view: &StateView<'_>, group: GroupId, file: &Path) -> Result<Header, StoreError> {
+pub(crate) fn write(
+    view: &StateView<'_>,
+    group: GroupId,
+    files: &dyn Files,
+    file: &Path,
+) -> Result<Header, StoreError> {
     const DOING: &str = "writing a snapshot";
     let header = Header { group: group.0, applied: view.applied(group)?, membership: view.membership(group)? };
-    let target = File::create(file).map_err(StoreError::io(DOING))?;
+    let target = files.create(file).map_err(StoreError::io(DOING))?;
     let mut out =
         Writer { out: BufWriter::with_capacity(BLOCK_BYTES, target), block: Vec::new(), stats: Stats::default() };
     out.header(&header).map_err(StoreError::io(DOING))?;
@@ -104,7 +109,7 @@ impl Stats {
 }
 
 struct Writer {
-    out: BufWriter<File>,
+    out: BufWriter<Box<dyn FileWrite>>,
     block: Vec<u8>,
     stats: Stats,
 }
@@ -148,14 +153,14 @@ impl Writer {
         let footer = self.stats.footer();
         self.out.write_all(&footer)?;
         self.out.write_all(&crc32fast::hash(&footer).to_le_bytes())?;
-        self.out.into_inner()?.sync_all()
+        self.out.into_inner()?.sync()
     }
 }
 
 /// Reads a snapshot, checking everything on the way: the footer is reached only if every block was right.
 pub(crate) struct Reader<'a> {
     file: &'a Path,
-    input: BufReader<File>,
+    input: BufReader<Box<dyn FileRead>>,
     pub header: Header,
     stats: Stats,
     last_key: Vec<u8>,
@@ -166,8 +171,8 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// `CODA4107` naming what is wrong, `CODA4106` when it cannot be read.
-    pub fn open(file: &'a Path) -> Result<Self, StoreError> {
-        let input = File::open(file).map_err(StoreError::io("opening a snapshot"))?;
+    pub fn open(files: &dyn Files, file: &'a Path) -> Result<Self, StoreError> {
+        let input = files.open(file).map_err(StoreError::io("opening a snapshot"))?;
         let mut input = BufReader::with_capacity(BLOCK_BYTES, input);
         let corrupt = |why: &str| corrupt(file, "header", why);
         let mut bytes = vec![0; 16];

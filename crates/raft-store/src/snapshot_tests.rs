@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use coda_engine::kv::Read;
 use coda_protocol::ids::GroupId;
-use rocksdb::WriteBatch;
 use tempfile::TempDir;
 
-use crate::db::Db;
+use crate::db::{Db, write_state};
+use crate::disk::FileSystem;
 use crate::error::StoreError;
 use crate::install::{finish_interrupted, install};
+use crate::medium::Medium;
 use crate::rows::{LogPoint, MembershipRow, encode_row};
 use crate::snapshot::{digest, write};
+use crate::storage::Family;
 use crate::view::{StateView, applied_row, membership_row};
 
 const GROUP: GroupId = GroupId(5);
@@ -26,27 +28,27 @@ impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("snapshots")).unwrap();
-        let db = Db::open(dir.path()).unwrap();
+        let db = Db::open(dir.path(), &Medium::default()).unwrap();
         Self { dir, db }
     }
 
     fn put(&self, group: GroupId, row: u32, value: &[u8]) {
-        let mut batch = WriteBatch::default();
-        batch.put_cf(self.db.state(), key(group, row), value);
-        self.db.write_state(batch).unwrap();
+        let mut batch = self.db.batch();
+        batch.put(Family::State, &key(group, row), value);
+        write_state(batch).unwrap();
     }
 
     /// Rows of about 3 MiB, some of them blobs, and how far they have come.
     fn fill(&self, group: GroupId, applied: u64) {
         (0..6_000).for_each(|row| self.put(group, row, &vec![row as u8; (row % 1_500) as usize]));
-        let mut batch = WriteBatch::default();
+        let mut batch = self.db.batch();
         let (applied, membership) = (
             applied_row(group, LogPoint { term: 2, index: applied }),
             membership_row(group, &MembershipRow::default()),
         );
-        batch.put_cf(self.db.state(), applied.0, applied.1);
-        batch.put_cf(self.db.state(), membership.0, membership.1);
-        self.db.write_state(batch).unwrap();
+        batch.put(Family::State, &applied.0, &applied.1);
+        batch.put(Family::State, &membership.0, &membership.1);
+        write_state(batch).unwrap();
     }
 
     fn view(&self) -> StateView<'_> {
@@ -55,7 +57,7 @@ impl World {
 
     fn snapshot(&self, name: &str) -> PathBuf {
         let file = self.dir.path().join("snapshots").join(name);
-        write(&self.view(), GROUP, &file).unwrap();
+        write(&self.view(), GROUP, &FileSystem, &file).unwrap();
         file
     }
 
@@ -150,7 +152,7 @@ fn an_installation_that_a_crash_interrupted_is_finished_at_the_next_start() {
     let World { dir, db } = to;
     drop(db);
 
-    let to = World { db: Db::open(dir.path()).unwrap(), dir };
+    let to = World { db: Db::open(dir.path(), &Medium::default()).unwrap(), dir };
     finish_interrupted(&to.db).unwrap();
     assert_eq!(digest(&to.view(), GROUP), digest(&from.view(), GROUP));
     assert_eq!(to.view().applied(GROUP).unwrap(), Some(LogPoint { term: 2, index: 77 }));

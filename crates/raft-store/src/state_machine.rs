@@ -13,16 +13,16 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, Snapshot};
 use parking_lot::RwLock;
-use rocksdb::WriteBatch;
 use tokio::sync::{Notify, watch};
 
-use crate::db::Db;
+use crate::db::{Db, write_state};
 use crate::error::{StoreError, stop_process};
 use crate::image::Image;
 use crate::install::install;
 use crate::rows::{LogPoint, MembershipRow};
 use crate::snapshot::Reader;
 use crate::stopwatch::Stopwatch;
+use crate::storage::Family;
 use crate::types::{LogId, Membership, RaftEntry, SnapshotMeta, Types, entry_bytes, log_id, log_point};
 use crate::view::{OWN_TABLE, StateView, applied_row, membership_row};
 
@@ -82,6 +82,7 @@ impl StateMachine {
         let view = StateView::live(&shared.db);
         let applied = view.applied(shared.group)?;
         let membership = view.membership(shared.group)?;
+        drop(view);
         // What is there after opening has been read from disk.
         shared.durable_end.store(applied.map_or(0, |applied| applied.index + 1), Ordering::Release);
         let alive = shared.alive.subscribe();
@@ -102,7 +103,7 @@ impl StateMachine {
         let Shared { db, group, .. } = &*self.shared;
         let view = StateView::live(db);
         let mut overlay = Overlay::new(&view);
-        let mut batch = WriteBatch::default();
+        let mut batch = db.batch();
         let mut answers = Vec::with_capacity(chunk.len());
         let mut bytes = 0;
         for (entry, responder) in chunk {
@@ -111,7 +112,7 @@ impl StateMachine {
             if let EntryPayload::Membership(membership) = &entry.payload {
                 self.membership = MembershipRow::of(Some(log_point(&entry.log_id)), membership);
                 let (key, row) = membership_row(*group, &self.membership);
-                batch.put_cf(db.state(), key, row);
+                batch.put(Family::State, &key, &row);
             }
             if let Some(responder) = responder {
                 answers.push((responder, applied));
@@ -120,13 +121,13 @@ impl StateMachine {
         for (key, value) in overlay.into_writes() {
             debug_assert!(key[4] != OWN_TABLE && key[..4] == group.0.to_be_bytes(), "the engine left its tables");
             match value {
-                Some(value) => batch.put_cf(db.state(), key, value),
-                None => batch.delete_cf(db.state(), key),
+                Some(value) => batch.put(Family::State, &key, &value),
+                None => batch.delete(Family::State, &key),
             }
         }
         let (key, row) = applied_row(*group, last);
-        batch.put_cf(db.state(), key, row);
-        db.write_state(batch)?;
+        batch.put(Family::State, &key, &row);
+        write_state(batch)?;
         self.applied = Some(last);
         // Only now: an answer is a promise that a read sees it.
         for (responder, applied) in answers {
@@ -194,11 +195,11 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, image: Image) -> Result<(), io::Error> {
         let Shared { db, group, .. } = &*self.shared;
-        let file = image.into_file(&db.snapshot_dir(), &format!("received-{}", group.0)).await?;
+        let file = image.into_file(db.snapshot_dir().join(format!("received-{}", group.0))).await?;
         let announced = (meta.last_log_id, MembershipRow::stored(&meta.last_membership));
         let shared = self.shared.clone();
         let work = move || {
-            let header = Reader::open(&file)?.header;
+            let header = Reader::open(&**shared.db.files(), &file)?.header;
             if (header.applied.map(log_id), header.membership) != announced {
                 let why = "it is not what the leader announced".into();
                 return Err(StoreError::CorruptSnapshot { file, at: "header".into(), why });
@@ -206,7 +207,7 @@ impl RaftStateMachine<Types> for StateMachine {
             let _replacing = shared.replacing.write();
             install(&shared.db, shared.group, &file)
         };
-        let header = tokio::task::spawn_blocking(work).await.map_err(io::Error::other)??;
+        let header = db.workshop().run(work).await??;
         self.applied = header.applied;
         self.membership = header.membership;
         self.has_snapshot = true;
@@ -241,7 +242,7 @@ impl RaftSnapshotBuilder<Types> for Checkpoint {
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let meta = std::mem::replace(&mut self.meta, Err(StoreError::Closed))?;
         let db = self.shared.db.clone();
-        tokio::task::spawn_blocking(move || db.flush_state()).await.map_err(io::Error::other)??;
+        self.shared.db.workshop().run(move || db.flush_state()).await??;
         let end = meta.last_log_id.map_or(0, |last| last.index() + 1);
         self.shared.durable_end.fetch_max(end, Ordering::Release);
         self.shared.checkpointed.restart();

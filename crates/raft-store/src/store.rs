@@ -1,6 +1,5 @@
 //! The folder of a node: one RocksDB for the log, the state and a little bookkeeping.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,16 +10,19 @@ use coda_protocol::operate::DiskReport;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::committer::RocksLog;
+use crate::committer::NodeLog;
 pub use crate::db::Db;
 use crate::disk::Disk;
 pub use crate::disk::{DiskOptions, DiskProbe, DiskState, Space};
 pub use crate::disk_watch::DiskWatch;
 pub use crate::error::StoreError;
+pub use crate::files::{SnapshotFile, SnapshotReader, SnapshotWriter};
 use crate::forget;
 use crate::install;
+pub use crate::medium::Medium;
 use crate::rows::{decode_row, encode_row};
 pub use crate::sync_stats::{SyncDelay, SyncSummary};
+pub use crate::workshop::Workshop;
 
 /// The layout of column families, keys and files. A new one gets a new number and a migration.
 pub const FORMAT_VERSION: u32 = 1;
@@ -32,6 +34,8 @@ pub struct StoreOptions {
     pub sync_delay: SyncDelay,
     /// What is expected of the disk.
     pub disk: DiskOptions,
+    /// What the folder lies on.
+    pub medium: Medium,
 }
 
 /// Totals since the store was opened.
@@ -60,7 +64,7 @@ pub struct NodeStore(Arc<Inner>);
 
 struct Inner {
     // Dropped first: joins the committer thread, which must not outlive the process's main thread.
-    log: Arc<RocksLog>,
+    log: Arc<NodeLog>,
     db: Arc<Db>,
     counters: Arc<StoreCounters>,
     disk: Arc<Disk>,
@@ -70,21 +74,23 @@ struct Inner {
 }
 
 impl NodeStore {
-    /// Opens or creates the folder, recovers what a crash left, and starts the committer thread.
+    /// Opens or creates the folder, recovers what a crash left, and starts the committer. On a simulated medium, within a
+    /// tokio runtime.
     ///
     /// # Errors
     /// `CODA4101` when another process uses the folder, `CODA4102` for a format this binary does not know, `CODA4103`
     /// for corruption, `CODA4106` when the disk refuses.
     pub fn open(dir: impl AsRef<Path>, options: StoreOptions) -> Result<Self, StoreError> {
         let dir = dir.as_ref();
-        fs::create_dir_all(dir.join("snapshots")).map_err(StoreError::io("creating the folder"))?;
-        let db = Arc::new(Db::open(dir)?);
+        let StoreOptions { sync_delay, disk, medium } = options;
+        let db = Arc::new(Db::open(dir, &medium)?);
         check_format(&db)?;
         install::finish_interrupted(&db)?;
         forget::finish_interrupted(&db)?;
         let counters = Arc::new(StoreCounters::default());
-        let disk = Arc::new(Disk::new(dir, options.disk));
-        let log = Arc::new(RocksLog::start(db.clone(), counters.clone(), disk.syncs().clone(), options.sync_delay)?);
+        let probe = medium.probe().unwrap_or_else(|| disk.probe.clone());
+        let disk = Arc::new(Disk::new(dir, DiskOptions { probe, ..disk }));
+        let log = Arc::new(NodeLog::start(db.clone(), counters.clone(), disk.syncs().clone(), sync_delay)?);
         let node = db.get_meta(&node_key(b"node"))?.map(|row| decode_row("node", &row)).transpose()?;
         let node = Mutex::new(node.map(NodeId));
         let (storage, incarnation) = count_start(&db)?;
@@ -148,12 +154,12 @@ impl NodeStore {
     }
 
     /// Deletes a group's log and state. What it has voted stays, so that it never votes twice in a term, should the group
-    /// come back. The group must have been shut down. Blocks.
+    /// come back. The group must have been shut down.
     ///
     /// # Errors
     /// `CODA4106` when the disk refuses; some of it may be gone.
-    pub fn delete_group(&self, group: GroupId) -> Result<(), StoreError> {
-        forget::forget(&self.0.db, &*self.0.log, group)
+    pub async fn delete_group(&self, group: GroupId) -> Result<(), StoreError> {
+        forget::forget(&self.0.db, &*self.0.log, group).await
     }
 
     /// How the disk is, now and whenever it changes: good, until [`NodeStore::watch_disk`] has something to say.
@@ -166,7 +172,7 @@ impl NodeStore {
     /// group gives its leadership up when the disk hangs.
     #[must_use = "the watch ends when it is dropped"]
     pub fn watch_disk(&self) -> DiskWatch {
-        DiskWatch::start(self.0.disk.clone())
+        DiskWatch::start(self.0.disk.clone(), self.workshop().clone())
     }
 
     /// What an operator is told of the disk. What is free was read by the watch, a moment ago.
@@ -175,19 +181,29 @@ impl NodeStore {
         self.0.disk.report()
     }
 
+    /// Who does what takes long.
+    #[must_use]
+    pub fn workshop(&self) -> &Workshop {
+        self.0.db.workshop()
+    }
+
     pub(crate) fn db(&self) -> &Arc<Db> {
         &self.0.db
     }
 
-    pub(crate) fn log(&self) -> &Arc<RocksLog> {
+    pub(crate) fn log(&self) -> &Arc<NodeLog> {
         &self.0.log
     }
 
-    pub(crate) fn snapshot_dir(&self) -> PathBuf {
-        self.0.db.snapshot_dir()
+    pub(crate) fn snapshot_file(&self, name: &str) -> SnapshotFile {
+        self.snapshot_file_at(self.0.db.snapshot_dir().join(name))
     }
 
-    /// Stops the committer, flushes the state and closes RocksDB. Shut the groups down first. Blocks.
+    pub(crate) fn snapshot_file_at(&self, path: PathBuf) -> SnapshotFile {
+        SnapshotFile::new(self.0.db.files().clone(), self.workshop().clone(), path)
+    }
+
+    /// Stops the committer, flushes the state and closes the database. Shut the groups down first. Blocks.
     ///
     /// # Errors
     /// `CODA4106` when the last flush fails; what was acknowledged is safe even then.
@@ -195,8 +211,7 @@ impl NodeStore {
         self.0.log.stop();
         let db = self.0.db.clone();
         let flushed = db.flush_state();
-        // Should somebody hold on to the database until the process ends, nothing runs in it that could be torn apart.
-        db.raw().cancel_all_background_work(true);
+        db.storage().quiesce();
         drop(self);
         wait_until_unused(db);
         flushed
@@ -206,7 +221,9 @@ impl NodeStore {
 /// Snapshot threads and reads that are under way hold the database for a moment longer.
 #[expect(clippy::disallowed_methods, reason = "closing blocks, and says so")]
 fn wait_until_unused(mut db: Arc<Db>) {
-    for _ in 0..CLOSE_WAITS_MAX {
+    // Where there is one thread, nobody lets go of anything while it waits.
+    let waits_max = if db.workshop().has_threads() { CLOSE_WAITS_MAX } else { 0 };
+    for _ in 0..waits_max {
         match Arc::try_unwrap(db) {
             Ok(_closed) => return,
             Err(held) => db = held,
@@ -231,10 +248,10 @@ fn count_start(db: &Db) -> Result<(StorageId, u64), StoreError> {
 fn check_format(db: &Db) -> Result<(), StoreError> {
     let key = node_key(b"format");
     match db.get_meta(&key)? {
-        Some(found) if found == FORMAT_VERSION.to_be_bytes() => Ok(()),
+        Some(found) if *found == FORMAT_VERSION.to_be_bytes() => Ok(()),
         Some(found) => Err(StoreError::UnknownFormat {
             dir: db.dir().to_owned(),
-            found: match <[u8; 4]>::try_from(found.as_slice()) {
+            found: match <[u8; 4]>::try_from(&*found) {
                 Ok(version) => u32::from_be_bytes(version).to_string(),
                 Err(_) => format!("{found:?}"),
             },

@@ -1,38 +1,29 @@
-//! The state in RocksDB as the engine reads it.
-
-use std::ops::ControlFlow;
+//! The state as the engine reads it.
 
 use bytes::Bytes;
 use coda_engine::kv::{Read, Visit};
 use coda_protocol::ids::GroupId;
-use rocksdb::{ColumnFamily, ReadOptions, SnapshotWithThreadMode};
 
 use crate::db::Db;
 use crate::error::StoreError;
 use crate::rows::{LogPoint, MembershipRow, decode_row, encode_row};
+use crate::storage::{Family, Rows};
 
 /// Rows of this table are ours, not the engine's: they say how far the state has come.
 pub(crate) const OWN_TABLE: u8 = 0;
 const APPLIED: u8 = 0;
 const MEMBERSHIP: u8 = 1;
 
-/// The state as it is now, or as it was when a snapshot was taken.
-pub(crate) struct StateView<'a> {
-    db: &'a Db,
-    family: &'a ColumnFamily,
-    snapshot: Option<&'a SnapshotWithThreadMode<'a, rocksdb::DB>>,
-    get: ReadOptions,
-}
+/// The state as it is now, or as it was at one moment.
+pub(crate) struct StateView<'a>(Box<dyn Rows + 'a>);
 
 impl<'a> StateView<'a> {
     pub fn live(db: &'a Db) -> Self {
-        Self { db, family: db.state(), snapshot: None, get: ReadOptions::default() }
+        Self(db.now())
     }
 
-    pub fn at(db: &'a Db, snapshot: &'a SnapshotWithThreadMode<'a, rocksdb::DB>) -> Self {
-        let mut get = ReadOptions::default();
-        get.set_snapshot(snapshot);
-        Self { db, family: db.state(), snapshot: Some(snapshot), get }
+    pub fn moment(db: &'a Db) -> Self {
+        Self(db.storage().moment())
     }
 
     /// How far the state has come.
@@ -84,29 +75,15 @@ fn group_end(group: GroupId) -> Vec<u8> {
 
 impl Read for StateView<'_> {
     fn get(&self, key: &[u8]) -> Option<Bytes> {
-        let row = self.db.raw().get_pinned_cf_opt(self.family, key, &self.get);
-        let row = row.unwrap_or_else(|error| panic!("CODA4106 storage failure while reading state: {error}"));
-        row.map(|row| Bytes::copy_from_slice(&row))
+        let row = self.0.get(Family::State, key);
+        row.unwrap_or_else(|error| panic!("CODA4106 storage failure while reading state: {error}"))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: Visit<'_>) {
         if from >= to {
             return;
         }
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(from);
-        options.set_iterate_upper_bound(to);
-        if let Some(snapshot) = self.snapshot {
-            options.set_snapshot(snapshot);
-        }
-        let mut rows = self.db.raw().raw_iterator_cf_opt(self.family, options);
-        rows.seek_to_first();
-        while let Some((key, value)) = rows.item() {
-            if visit(key, value) == ControlFlow::Break(()) {
-                return;
-            }
-            rows.next();
-        }
-        rows.status().unwrap_or_else(|error| panic!("CODA4106 storage failure while scanning state: {error}"));
+        let scanned = self.0.scan(Family::State, from, to, visit);
+        scanned.unwrap_or_else(|error| panic!("CODA4106 storage failure while scanning state: {error}"));
     }
 }

@@ -134,7 +134,7 @@ async fn a_file_system_that_does_not_answer_hangs_and_nobody_waits_for_it() {
 async fn who_has_no_other_voter_waits_for_its_disk_and_goes_on_leading() {
     let dir = tempfile::tempdir().unwrap();
     let sync_delay = SyncDelay::default();
-    let options = StoreOptions { sync_delay: sync_delay.clone(), disk: quick_watch() };
+    let options = StoreOptions { sync_delay: sync_delay.clone(), disk: quick_watch(), ..StoreOptions::default() };
     let node = Node::with(dir.path(), options, GroupOptions::new(GROUP, NodeId(1))).await;
     let watch = node.store.watch_disk();
     let term = node.group.propose(submit(0..1)).await.unwrap().position.term;
@@ -227,7 +227,8 @@ impl Load {
 /// Three nodes whose disks can be made to hang, each watched.
 async fn watched_cluster() -> (Cluster, BTreeMap<NodeId, SyncDelay>, Vec<DiskWatch>) {
     let delays: BTreeMap<NodeId, SyncDelay> = (1..=3).map(|node| (NodeId(node), SyncDelay::default())).collect();
-    let options = |delay: &SyncDelay| StoreOptions { sync_delay: delay.clone(), disk: quick_watch() };
+    let options =
+        |delay: &SyncDelay| StoreOptions { sync_delay: delay.clone(), disk: quick_watch(), ..StoreOptions::default() };
     let cluster = Cluster::start_with(delays.iter().map(|(node, delay)| (*node, options(delay))).collect()).await;
     let watches = cluster.nodes.values().map(|(store, _)| store.watch_disk()).collect();
     (cluster, delays, watches)

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use coda_broker::clock::{Clock, SystemClock};
 use coda_broker::identity::{Authority, IdentityFiles, Lifetime};
+use coda_broker::config::Medium;
 use coda_broker::node::{Certificates, Node, NodeConfig, Peering};
 use coda_client::{Admin, Client, ClientError, ConnectOptions};
 use coda_protocol::ids::{NodeId, SessionId};
 use coda_protocol::join::JoinToken;
 use coda_protocol::operate::{GroupReport, Health};
 use coda_raft_store::group::Group;
+use coda_raft_store::sim::{Faults, SimCounts, SimDisk};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -36,6 +38,7 @@ pub struct Cluster {
 /// A node's host, and what runs on it.
 struct Seat {
     host: HostId,
+    disk: SimDisk,
     config: NodeConfig,
     state: Arc<Mutex<State>>,
     /// Dropped, it asks the node to stop.
@@ -82,6 +85,7 @@ impl Cluster {
             self.ca = std::fs::read(&ca).expect("just written");
         }
         let ip = world.ip(host);
+        let disk = SimDisk::new(world.seed() ^ u64::from(number) << 32);
         let data: PathBuf = dir.join(format!("data-{number}"));
         let config = NodeConfig {
             node: NodeId(number.into()),
@@ -89,10 +93,12 @@ impl Cluster {
             zone: format!("zone-{number}").into(),
             certificates: Certificates::Files(IdentityFiles { ca, cert, key }),
             network: Arc::new(world.nic(host)),
+            medium: Medium::Sim(disk.clone()),
             ..NodeConfig::alone(data, SocketAddr::new(ip, CLIENT_PORT))
         };
         let mut seat = Seat {
             host,
+            disk,
             config,
             state: Arc::default(),
             stop: None,
@@ -132,11 +138,13 @@ impl Cluster {
 
     /// The power of a node's machine fails.
     pub fn power_cut(&mut self, world: &mut World, node: u8) {
+        self.seat(node).disk.crash();
         self.down(world, node);
     }
 
     /// A node's process is killed.
     pub fn kill(&mut self, world: &mut World, node: u8) {
+        self.seat(node).disk.kill();
         self.down(world, node);
     }
 
@@ -173,6 +181,7 @@ impl Cluster {
             if let Some(why) = ended {
                 let node = at + 1;
                 world.trace.event(world.now(), format_args!("node {node} has ended: {why}"));
+                seat.disk.kill();
                 world.kill(seat.host);
                 seat.stop = None;
                 seat.went_down = true;
@@ -188,15 +197,25 @@ impl Cluster {
         lost
     }
 
-    pub fn set_sync_ms(&mut self, _node: u8, _between: (u64, u64)) {}
+    /// How a node's disk is from now on.
+    pub fn change_disk(&self, node: u8, change: impl FnOnce(&mut Faults)) {
+        self.seats[usize::from(node) - 1].disk.change(change);
+    }
 
-    pub fn hang_disk(&mut self, _node: u8, _hangs: bool) {}
-
-    pub fn fail_syncs(&mut self, _node: u8, _fail: bool) {}
-
-    pub fn fill_disk(&mut self, _node: u8, _full: bool) {}
-
-    pub fn heal_disk(&mut self, _node: u8, _sync_ms: (u64, u64)) {}
+    /// What has happened to all disks.
+    #[must_use]
+    pub fn disks(&self) -> SimCounts {
+        let mut all = SimCounts::default();
+        for counts in self.seats.iter().map(|seat| seat.disk.counts()) {
+            all.opened += counts.opened;
+            all.syncs += counts.syncs;
+            all.refused += counts.refused;
+            all.logged_lost += counts.logged_lost;
+            all.unflushed_lost += counts.unflushed_lost;
+            all.files_lost += counts.files_lost;
+        }
+        all
+    }
 
     /// The copies of groups on a node, if it runs.
     #[must_use]
@@ -228,7 +247,7 @@ async fn live(config: NodeConfig, state: Arc<Mutex<State>>, stopped: oneshot::Re
     let node = match Node::start(config).await {
         Ok(node) => Arc::new(node),
         Err(error) => {
-            state.lock().ended = Some(format!("{} {error}", error.code()));
+            state.lock().ended = Some(error.code().into());
             return;
         }
     };

@@ -10,6 +10,8 @@ use coda_protocol::ids::{GroupId, NodeId};
 use crate::plan::{Fault, Plan, Planned};
 use crate::stage::Stage;
 
+/// Less than what a node keeps in reserve.
+const NEARLY_FULL_BYTES: u64 = 64 << 20;
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is to come, and what is to be taken back.
@@ -98,10 +100,10 @@ impl Faults {
                 let copies = stage.cluster.copies(*node);
                 stage.node_host(*node).within(|| copies.iter().for_each(|copy| copy.checkpoint()));
             }
-            Fault::SlowDisk { node, ms } => stage.cluster.set_sync_ms(*node, (*ms, 2 * *ms)),
-            Fault::HungDisk(node) => stage.cluster.hang_disk(*node, true),
-            Fault::FailedSync(node) => stage.cluster.fail_syncs(*node, true),
-            Fault::FullDisk(node) => stage.cluster.fill_disk(*node, true),
+            Fault::SlowDisk { node, ms } => stage.set_sync_ms(*node, (*ms, 2 * *ms)),
+            Fault::HungDisk(node) => stage.cluster.change_disk(*node, |disk| disk.hangs = true),
+            Fault::FailedSync(node) => stage.cluster.change_disk(*node, |disk| disk.fails = true),
+            Fault::FullDisk(node) => stage.cluster.change_disk(*node, |disk| disk.room = Some(NEARLY_FULL_BYTES)),
         }
     }
 
@@ -135,15 +137,15 @@ impl Faults {
                 });
             }
             Fault::Transfer { .. } | Fault::Checkpoint(_) => {}
-            Fault::SlowDisk { node, .. } => stage.cluster.set_sync_ms(*node, stage.plan.sync_ms),
-            Fault::HungDisk(node) => stage.cluster.hang_disk(*node, false),
+            Fault::SlowDisk { node, .. } => stage.set_sync_ms(*node, stage.plan.sync_ms),
+            Fault::HungDisk(node) => stage.cluster.change_disk(*node, |disk| disk.hangs = false),
             Fault::FailedSync(node) => {
-                stage.cluster.fail_syncs(*node, false);
+                stage.cluster.change_disk(*node, |disk| disk.fails = false);
                 // Whoever looks after a node starts it again once it has given up; a disk that failed is not believed.
                 stage.kill(*node);
                 stage.go(*node);
             }
-            Fault::FullDisk(node) => stage.cluster.fill_disk(*node, false),
+            Fault::FullDisk(node) => stage.cluster.change_disk(*node, |disk| disk.room = None),
         }
     }
 

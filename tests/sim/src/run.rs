@@ -153,6 +153,9 @@ impl Play {
             let found = self.watch.look(&mut self.stage.world, &self.stage.cluster);
             found.into_iter().for_each(|problem| self.problem(problem));
             log::take_panics().into_iter().for_each(|panic| self.problem(format!("panic: {panic}")));
+            for stop in coda_raft_store::sim::stops() {
+                self.problem(format!("stop: {stop}"));
+            }
             self.stage.book.findings().into_iter().for_each(|problem| self.problem(problem));
         }
         self.problems.is_empty()

@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use coda_client::{Admin, ConnectOptions};
 use coda_protocol::ids::{NodeId, SessionId};
+use coda_raft_store::sim::Faults;
 
 use crate::book::Book;
 use crate::cluster::Cluster;
@@ -53,6 +55,7 @@ impl Stage {
 
     /// Workers serve, and clients begin work.
     pub fn begin(&mut self) {
+        (1..=self.plan.nodes).for_each(|node| self.set_sync_ms(node, self.plan.sync_ms));
         for worker in 1..=self.plan.workers {
             self.start_worker(worker);
         }
@@ -115,6 +118,13 @@ impl Stage {
         self.cluster.go(&mut self.world, node);
     }
 
+    /// A sync of a node's log takes between these.
+    pub fn set_sync_ms(&self, node: u8, (min, max): (u64, u64)) {
+        self.cluster.change_disk(node, |disk| {
+            (disk.sync_min, disk.sync_max) = (Duration::from_millis(min), Duration::from_millis(max));
+        });
+    }
+
     /// Nodes whose process has ended and should not have are started again, as a service manager does.
     pub fn watch_nodes(&mut self, watch: &mut Watch) {
         for node in self.cluster.look_after(&mut self.world) {
@@ -125,7 +135,8 @@ impl Stage {
     /// Everything runs, and all clocks and disks are good.
     pub fn heal(&mut self) {
         for node in 1..=self.plan.nodes {
-            self.cluster.heal_disk(node, self.plan.sync_ms);
+            self.cluster.change_disk(node, |disk| *disk = Faults::default());
+            self.set_sync_ms(node, self.plan.sync_ms);
             let host = self.node_host(node);
             host.resume();
             host.set_drift(0);

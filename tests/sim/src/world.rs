@@ -43,6 +43,11 @@ impl World {
         self.now
     }
 
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// One more machine, which runs.
     pub fn add(&mut self, name: &'static str, number: u8) -> HostId {
         let id = HostId(self.hosts.len());

@@ -115,7 +115,8 @@ async fn digest(group: Group, index: u64) -> Answered {
     };
     // What it has come to is told with it.
     drop(timeout(CATCH_UP_PATIENCE, caught_up).await);
-    let digest = tokio::task::spawn_blocking(move || group.digest()).await;
+    let workshop = group.workshop().clone();
+    let digest = workshop.run(move || group.digest()).await;
     let (index, digest) = digest.map_err(|_| Unavailable::ShuttingDown)?;
     Ok(Said::Digest(index, digest))
 }

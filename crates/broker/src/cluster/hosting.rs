@@ -129,11 +129,9 @@ impl Hosting {
         drop(group);
         // Asked again, now that nothing can be promised here any more: it may have been placed here meanwhile.
         if self.is_placed_here(host, id).await == Some(false) {
-            let store = self.0.store.clone();
-            match tokio::task::spawn_blocking(move || store.delete_group(id)).await {
-                Ok(Ok(())) => return true,
-                Ok(Err(error)) => warn!(group = id.0, %error, "the copy cannot be deleted"),
-                Err(error) => warn!(group = id.0, %error, "deleting the copy failed"),
+            match self.0.store.delete_group(id).await {
+                Ok(()) => return true,
+                Err(error) => warn!(group = id.0, %error, "the copy cannot be deleted"),
             }
         }
         if let Err(error) = self.start_it(id).await {

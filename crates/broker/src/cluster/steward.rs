@@ -119,7 +119,7 @@ async fn planned(
         }
     }
     let planning = layout.clone();
-    let plan = tokio::task::spawn_blocking(move || planning.plan()).await;
+    let plan = host.store.workshop().run(move || planning.plan()).await;
     let plan = plan.map_err(|_| Unavailable::ShuttingDown)?;
     Ok(Some((plan, layout, version)))
 }

@@ -1,13 +1,13 @@
 //! Where peers' calls end: the groups of this node, by id.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use coda_protocol::ids::{GroupId, NodeId};
 use coda_raft_store::group::{Group, ServeError};
 use coda_raft_store::peers::Rpc;
+use coda_raft_store::store::SnapshotFile;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -31,8 +31,8 @@ pub trait Asked: Send + Sync + 'static {
 pub trait Served: Send + Sync + 'static {
     fn serve(&self, rpc: Rpc, body: Bytes) -> BoxFuture<'static, Result<Bytes, ServeError>>;
     fn serve_appends(&self, requests: BoxStream<'static, Bytes>) -> BoxStream<'static, Bytes>;
-    fn serve_snapshot(&self, head: Bytes, file: PathBuf) -> BoxFuture<'static, Result<Bytes, ServeError>>;
-    fn snapshot_dir(&self) -> PathBuf;
+    fn serve_snapshot(&self, head: Bytes, file: SnapshotFile) -> BoxFuture<'static, Result<Bytes, ServeError>>;
+    fn snapshot_file(&self, name: &str) -> SnapshotFile;
 }
 
 impl Served for Group {
@@ -45,13 +45,13 @@ impl Served for Group {
         Group::serve_appends(self, requests)
     }
 
-    fn serve_snapshot(&self, head: Bytes, file: PathBuf) -> BoxFuture<'static, Result<Bytes, ServeError>> {
+    fn serve_snapshot(&self, head: Bytes, file: SnapshotFile) -> BoxFuture<'static, Result<Bytes, ServeError>> {
         let group = self.clone();
         async move { Group::serve_snapshot(&group, &head, file).await }.boxed()
     }
 
-    fn snapshot_dir(&self) -> PathBuf {
-        Group::snapshot_dir(self)
+    fn snapshot_file(&self, name: &str) -> SnapshotFile {
+        Group::snapshot_file(self, name)
     }
 }
 

@@ -4,14 +4,12 @@
 //! a crash leaves behind is removed at the next start. It is synced in steps all the same, see [`SNAPSHOT_SYNC_BYTES`].
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use coda_protocol::ids::GroupId;
-use tokio::fs::{File, OpenOptions};
-use tokio::io::AsyncWriteExt;
+use coda_raft_store::store::{SnapshotFile, SnapshotWriter};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -92,11 +90,11 @@ async fn receive(
     let store = |error: io::Error| Stopped::Failed(ServeFault::Store { node, why: error.to_string() });
     let number = host.snapshots_received.fetch_add(1, Ordering::Relaxed);
     let name = format!("receiving-{}-{}-{number}", announced.group, caller.node);
-    let path = served.snapshot_dir().join(name);
-    let file = OpenOptions::new().write(true).create_new(true).open(&path).await.map_err(store)?;
+    let file = served.snapshot_file(&name);
+    let writer = file.create().await.map_err(store)?;
     info!(node = %caller.node, group = %announced.group, bytes = announced.file_bytes, "a snapshot begins");
-    let part = Part { path };
-    let mut writer = Writer { file, unsynced: 0 };
+    let part = Part::new(file);
+    let mut writer = Writer { writer, unsynced: 0 };
     let mut left = announced.file_bytes;
     while left > 0 {
         let chunk = timeout(SNAPSHOT_STALL_TIMEOUT, incoming.chunk(SNAPSHOT_CHUNK_BYTES)).await;
@@ -109,14 +107,13 @@ async fn receive(
             Err(_) => return Err(incomplete("nothing came for too long")),
         };
         left = left.checked_sub(chunk.len() as u64).ok_or(Stopped::Fault(LONGER))?;
-        writer.write(&chunk).await.map_err(store)?;
+        writer.write(chunk).await.map_err(store)?;
     }
     match timeout(SNAPSHOT_STALL_TIMEOUT, incoming.chunk(1)).await {
         Ok(Err(Ended::Finished)) => {}
         Ok(Ok(_)) => return Err(Stopped::Fault(LONGER)),
         Ok(Err(_)) | Err(_) => return Err(Stopped::GivenUp),
     }
-    writer.finish().await.map_err(store)?;
     Ok(part)
 }
 
@@ -124,59 +121,59 @@ const LONGER: PeerFault = PeerFault::Unexpected { what: "more of a snapshot than
 
 /// A file that is removed when it is done with, unless its group has taken it away.
 struct Part {
-    path: PathBuf,
+    /// Absent once it is kept.
+    file: Option<SnapshotFile>,
 }
 
 impl Part {
+    fn new(file: SnapshotFile) -> Self {
+        Self { file: Some(file) }
+    }
+
     /// Leaves the file where it is.
-    fn keep(mut self) -> PathBuf {
-        std::mem::take(&mut self.path)
+    fn keep(mut self) -> SnapshotFile {
+        self.file.take().expect("only the end of it takes it away")
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
-        let path = std::mem::take(&mut self.path);
-        if path.as_os_str().is_empty() {
-            return;
-        }
+        let Some(file) = self.file.take() else { return };
         // To remove gigabytes takes a while, and this thread serves others too.
         match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&path))),
-            Err(_) => remove(&path),
+            Ok(runtime) => {
+                let workshop = file.workshop().clone();
+                runtime.spawn(async move { workshop.run(move || remove(&file)).await });
+            }
+            Err(_) => remove(&file),
         }
     }
 }
 
 /// What is not removed now is, at the next start.
-fn remove(path: &Path) {
-    match std::fs::remove_file(path) {
+fn remove(file: &SnapshotFile) {
+    match file.remove() {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            warn!(path = %path.display(), %error, "a received snapshot cannot be removed");
+            warn!(path = %file.path().display(), %error, "a received snapshot cannot be removed");
         }
         Ok(()) | Err(_) => {}
     }
 }
 
 struct Writer {
-    file: File,
+    writer: SnapshotWriter,
     unsynced: usize,
 }
 
 impl Writer {
-    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes).await?;
+    async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
         self.unsynced += bytes.len();
+        self.writer.write(bytes).await?;
         if self.unsynced >= SNAPSHOT_SYNC_BYTES {
-            self.file.sync_data().await?;
+            self.writer.sync().await?;
             self.unsynced = 0;
         }
         Ok(())
-    }
-
-    /// Tells of errors that writing in the background may still have met.
-    async fn finish(mut self) -> io::Result<()> {
-        self.file.flush().await
     }
 }
 
@@ -184,10 +181,10 @@ impl Writer {
 async fn install(caller: &Caller, served: Arc<dyn Served>, head: Bytes, part: Part) -> Result<Bytes, String> {
     let (tell, answer) = oneshot::channel();
     // Should the node stop meanwhile, Raft may still need it.
-    let path = part.keep();
+    let file = part.keep();
     caller.host.spawn(async move {
-        let installed = served.serve_snapshot(head, path.clone()).await;
-        drop(Part { path });
+        let installed = served.serve_snapshot(head, file.clone()).await;
+        drop(Part::new(file));
         drop(tell.send(installed));
     });
     let stopping = |_| String::from("CODA4142 the node is stopping");
@@ -200,12 +197,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_disk_is_an_error_of_the_file_and_nothing_worse() {
-        let file = OpenOptions::new().write(true).open("/dev/full").await.unwrap();
-        let mut writer = Writer { file, unsynced: 0 };
-        let result = match writer.write(&[0; 1024]).await {
-            Ok(()) => writer.finish().await,
-            error => error,
-        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("receiving");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let writer = SnapshotFile::at(path).create().await.unwrap();
+        let mut writer = Writer { writer, unsynced: 0 };
+        let result = writer.write(Bytes::from_static(&[0; 1024])).await;
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 }

@@ -4,12 +4,10 @@
 //! the connection leave.
 
 use std::io;
-use std::path::Path;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use coda_protocol::ids::{GroupId, NodeId};
-use tokio::fs::File;
-use tokio::io::AsyncReadExt;
+use coda_raft_store::store::{SnapshotFile, SnapshotReader};
 use tokio::time::timeout;
 
 use crate::peers::fault::{LinkError, PeerFault, reset};
@@ -22,11 +20,11 @@ use crate::peers::live::Live;
 use crate::peers::stream::{Ended, Incoming, Outgoing};
 
 /// Sends the file and waits until the peer has installed it.
-pub async fn send(live: &Live, group: GroupId, head: Bytes, path: &Path) -> Result<Bytes, LinkError> {
+pub async fn send(live: &Live, group: GroupId, head: Bytes, file: &SnapshotFile) -> Result<Bytes, LinkError> {
     let node = live.peer.node;
     let too_large = |what, bytes, max| LinkError::TooLarge { node, what, bytes, max };
-    let mut file = File::open(path).await.map_err(|error| unreadable(node, &error))?;
-    let file_bytes = file.metadata().await.map_err(|error| unreadable(node, &error))?.len();
+    let mut file = file.open().await.map_err(|error| unreadable(node, &error))?;
+    let file_bytes = file.bytes();
     if file_bytes > SNAPSHOT_BYTES_MAX {
         return Err(too_large("a snapshot", file_bytes, SNAPSHOT_BYTES_MAX));
     }
@@ -49,19 +47,22 @@ pub async fn send(live: &Live, group: GroupId, head: Bytes, path: &Path) -> Resu
 }
 
 /// Whether the peer took all of it.
-async fn send_file(node: NodeId, outgoing: &mut Outgoing, file: &mut File, file_bytes: u64) -> Result<bool, LinkError> {
+async fn send_file(
+    node: NodeId,
+    outgoing: &mut Outgoing,
+    file: &mut SnapshotReader,
+    file_bytes: u64,
+) -> Result<bool, LinkError> {
     let mut left = file_bytes;
-    let mut buffer = BytesMut::new();
     while left > 0 {
-        buffer.reserve(SNAPSHOT_CHUNK_BYTES);
-        let mut part = file.take(left.min(SNAPSHOT_CHUNK_BYTES as u64));
-        let read = part.read_buf(&mut buffer).await.map_err(|error| unreadable(node, &error))?;
-        if read == 0 {
+        let bytes_max = left.min(SNAPSHOT_CHUNK_BYTES as u64) as usize;
+        let part = file.read(bytes_max).await.map_err(|error| unreadable(node, &error))?;
+        if part.is_empty() {
             let short = io::Error::from(io::ErrorKind::UnexpectedEof);
             return Err(unreadable(node, &short));
         }
-        left -= read as u64;
-        match timeout(SNAPSHOT_STALL_TIMEOUT, outgoing.bytes(buffer.split().freeze())).await {
+        left -= part.len() as u64;
+        match timeout(SNAPSHOT_STALL_TIMEOUT, outgoing.bytes(part)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Ok(false),
             Err(_) => return Err(LinkError::Stalled { node, what: "a snapshot", after: SNAPSHOT_STALL_TIMEOUT }),

@@ -1,12 +1,12 @@
 //! The seam that Raft's messages leave through, [`PeerTransport`], over the connections to peers.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use coda_protocol::ids::GroupId;
 use coda_raft_store::peers::{Call, Peer, PeerError, PeerTransport, Rpc};
+use coda_raft_store::store::SnapshotFile;
 use futures::stream::BoxStream;
 use tokio::time;
 
@@ -51,7 +51,7 @@ impl PeerTransport for QuicTransport {
         })
     }
 
-    fn snapshot(&self, to: &Peer, group: GroupId, head: Bytes, file: PathBuf) -> Call<'_, Bytes> {
+    fn snapshot(&self, to: &Peer, group: GroupId, head: Bytes, file: SnapshotFile) -> Call<'_, Bytes> {
         let to = to.clone();
         Box::pin(async move {
             let sent: Result<Bytes, LinkError> = async {

@@ -1,6 +1,5 @@
 //! Groups that only pretend: they echo, hang or collect, as a test wants.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +8,7 @@ use bytes::Bytes;
 use coda_broker::peers::Served;
 use coda_raft_store::group::ServeError;
 use coda_raft_store::peers::Rpc;
+use coda_raft_store::store::SnapshotFile;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
@@ -121,20 +121,22 @@ impl Served for Fake {
         }
     }
 
-    fn serve_snapshot(&self, head: Bytes, file: PathBuf) -> BoxFuture<'static, Result<Bytes, ServeError>> {
+    fn serve_snapshot(&self, head: Bytes, file: SnapshotFile) -> BoxFuture<'static, Result<Bytes, ServeError>> {
         let inner = self.0.clone();
         async move {
             if inner.mood == Mood::Hangs {
                 tokio::time::sleep(Duration::from_secs(3_600)).await;
             }
-            let bytes = std::fs::read(&file).map_err(|error| ServeError::BadSnapshot { why: error.to_string() })?;
+            let bytes =
+                std::fs::read(file.path()).map_err(|error| ServeError::BadSnapshot { why: error.to_string() })?;
             inner.snapshots.lock().unwrap().push((head, bytes));
             Ok(Bytes::from_static(b"installed"))
         }
         .boxed()
     }
 
-    fn snapshot_dir(&self) -> PathBuf {
-        if self.0.no_dir { self.0.dir.path().join("missing") } else { self.0.dir.path().to_owned() }
+    fn snapshot_file(&self, name: &str) -> SnapshotFile {
+        let dir = self.0.dir.path();
+        SnapshotFile::at(if self.0.no_dir { dir.join("missing").join(name) } else { dir.join(name) })
     }
 }

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use bytes::Bytes;
 use coda_protocol::ids::{GroupId, NodeId};
 use coda_raft_store::group::{Group, GroupOptions};
 use coda_raft_store::peers::{Call, NoPeers, Peer, PeerError, PeerTransport, Rpc};
-use coda_raft_store::store::{NodeStore, StoreOptions};
+use coda_raft_store::store::{NodeStore, SnapshotFile, StoreOptions};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream, FuturesUnordered};
 use hdrhistogram::Histogram;
@@ -184,7 +183,7 @@ impl PeerTransport for Direct {
         Box::pin(std::future::ready(Ok(answers.boxed())))
     }
 
-    fn snapshot(&self, _: &Peer, _: GroupId, _: Bytes, _: PathBuf) -> Call<'_, Bytes> {
+    fn snapshot(&self, _: &Peer, _: GroupId, _: Bytes, _: SnapshotFile) -> Call<'_, Bytes> {
         unreachable!("nobody is late")
     }
 }

@@ -15,6 +15,7 @@ use coda_broker::network::SystemNetwork;
 use coda_broker::peers::{Admission, GroupTable, PeerEndpoint, PeerEndpointError, PeerHello, PeerOptions, Refused};
 use coda_protocol::ids::{ClusterId, GroupId, NodeId, StorageId};
 use coda_raft_store::peers::{Peer, PeerError, PeerTransport, Rpc};
+use coda_raft_store::store::SnapshotFile;
 use futures::stream::BoxStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -178,7 +179,7 @@ impl Side {
     }
 
     pub async fn snapshot(&self, to: &Peer, group: GroupId, file: PathBuf) -> Result<Bytes, PeerError> {
-        let (transport, to) = (self.transport.clone(), to.clone());
+        let (transport, to, file) = (self.transport.clone(), to.clone(), SnapshotFile::at(file));
         self.run(async move { transport.snapshot(&to, group, Bytes::from_static(b"head"), file).await }).await
     }
 

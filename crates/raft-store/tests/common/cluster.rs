@@ -1,7 +1,6 @@
 //! Three nodes in one process, over a transport that only passes bytes: what the broker's network does.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use bytes::Bytes;
 use coda_protocol::ids::{GroupId, NodeId};
 use coda_raft_store::group::{Group, GroupOptions};
 use coda_raft_store::peers::{Call, Peer, PeerError, PeerTransport, Rpc};
-use coda_raft_store::store::{NodeStore, StoreOptions};
+use coda_raft_store::store::{NodeStore, SnapshotFile, StoreOptions};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
@@ -21,7 +20,7 @@ use super::GROUP;
 /// Delivers to whoever is up.
 #[derive(Clone, Default)]
 pub struct Wires {
-    up: Arc<Mutex<BTreeMap<NodeId, Group>>>,
+    pub up: Arc<Mutex<BTreeMap<NodeId, Group>>>,
     pub snapshots_sent: Arc<AtomicU32>,
 }
 
@@ -52,19 +51,22 @@ impl PeerTransport for Wires {
         Box::pin(async move { Ok(group?.serve_appends(requests).map(Ok).boxed()) })
     }
 
-    fn snapshot(&self, to: &Peer, _: GroupId, head: Bytes, file: PathBuf) -> Call<'_, Bytes> {
+    fn snapshot(&self, to: &Peer, _: GroupId, head: Bytes, file: SnapshotFile) -> Call<'_, Bytes> {
         let group = self.to(to);
         // The first one is damaged on the way.
         let snapshots_sent = self.snapshots_sent.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             let group = group?;
-            let received = group.snapshot_dir().join("received");
-            let mut bytes = std::fs::read(file).map_err(|error| PeerError::Failed(error.to_string()))?;
+            let failed = |error: std::io::Error| PeerError::Failed(error.to_string());
+            let mut file = file.open().await.map_err(failed)?;
+            let bytes = file.read(file.bytes() as usize).await.map_err(failed)?;
+            let mut bytes = bytes.to_vec();
             if snapshots_sent == 0 {
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;
             }
-            std::fs::write(&received, bytes).map_err(|error| PeerError::Failed(error.to_string()))?;
+            let received = group.snapshot_file(&format!("received-{snapshots_sent}"));
+            received.create().await.map_err(failed)?.write(bytes.into()).await.map_err(failed)?;
             group.serve_snapshot(&head, received).await.map_err(|error| PeerError::Failed(error.to_string()))
         })
     }

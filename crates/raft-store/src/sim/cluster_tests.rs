@@ -1,0 +1,263 @@
+//! A group of three nodes on simulated disks, in virtual time, under everything that happens to disks: nothing acknowledged is
+//! lost, logs match, and every state is what the log says. A failing test prints its seed; `CODA_SEED` sets it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use coda_engine::apply::apply;
+use coda_engine::entry::Entry;
+use coda_engine::kv::MemKv;
+use coda_protocol::ids::NodeId;
+use openraft::EntryPayload;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::{sleep, timeout};
+
+use super::{Faults, SimDisk, stops};
+use crate::common::cluster::Wires;
+use crate::common::{GROUP, RandomEntries, rows_of};
+use crate::group::{Group, GroupOptions, ProposeError};
+use crate::log::LogStore;
+use crate::peers::Peer;
+use crate::rows::{decode_record, record_term};
+use crate::store::{Medium, NodeStore, StoreOptions};
+
+const NODES: u64 = 3;
+const CLUSTERS: u64 = 12;
+const STEPS: u32 = 30;
+const PROPOSERS: u64 = 3;
+/// For everything that must happen, in virtual time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What was seen of the log: whatever is committed, by index.
+#[derive(Default)]
+struct Seen {
+    committed: BTreeMap<u64, (u64, Bytes)>,
+    /// What proposers were told.
+    acknowledged: BTreeMap<u64, (u64, Entry)>,
+}
+
+struct World {
+    what: String,
+    random: StdRng,
+    wires: Wires,
+    disks: BTreeMap<NodeId, SimDisk>,
+    nodes: BTreeMap<NodeId, (NodeStore, Group)>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl World {
+    async fn start(seed: u64) -> Self {
+        let disks = (1..=NODES).map(|node| (NodeId(node), SimDisk::new(seed.wrapping_mul(31).wrapping_add(node))));
+        let mut world = Self {
+            what: format!("CODA_SEED={seed}"),
+            random: StdRng::seed_from_u64(seed),
+            wires: Wires::default(),
+            disks: disks.collect(),
+            nodes: BTreeMap::new(),
+            seen: Arc::default(),
+        };
+        for node in 1..=NODES {
+            world.up(NodeId(node)).await;
+        }
+        let first = world.nodes[&NodeId(1)].1.clone();
+        first.initialize_single().await.unwrap();
+        for node in 2..=NODES {
+            first.add_learner(Peer { node: NodeId(node), addr: format!("node-{node}") }).await.unwrap();
+        }
+        first.change_voters((1..=NODES).map(NodeId)).await.unwrap();
+        world
+    }
+
+    async fn up(&mut self, node: NodeId) {
+        if self.nodes.contains_key(&node) {
+            return;
+        }
+        let medium = Medium::Sim(self.disks[&node].clone());
+        let store = NodeStore::open("node", StoreOptions { medium, ..StoreOptions::default() }).unwrap();
+        let options = GroupOptions { checkpoint_log_bytes: 1 << 20, ..GroupOptions::new(GROUP, node) };
+        let group = Group::start(store.clone(), options, Arc::new(self.wires.clone())).await.unwrap();
+        self.wires.up.lock().insert(node, group.clone());
+        self.nodes.insert(node, (store, group));
+    }
+
+    /// Ends a node as `end` ends what it lies on.
+    async fn down(&mut self, node: NodeId, end: impl FnOnce(&SimDisk)) {
+        self.wires.up.lock().remove(&node);
+        let Some((store, group)) = self.nodes.remove(&node) else { return };
+        end(&self.disks[&node]);
+        timeout(PATIENCE, group.shutdown()).await.expect("it ends");
+        drop((store, group));
+    }
+
+    /// Notes what each node has, and compares it with what was seen before.
+    fn observe(&self) {
+        let mut seen = self.seen.lock();
+        for (store, group) in self.nodes.values() {
+            let Some(committed) = group.status().committed else { continue };
+            for (index, record) in store.log().read(GROUP, 0..committed + 1, usize::MAX).unwrap() {
+                let term = record_term("", &record).unwrap();
+                let known = seen.committed.entry(index).or_insert_with(|| (term, record.clone()));
+                assert!(*known == (term, record), "{}: two entries at {index}", self.what);
+            }
+        }
+    }
+
+    async fn happen(&mut self) {
+        let node = NodeId(self.random.random_range(1..=NODES));
+        match self.random.random_range(0..12) {
+            0..=2 => self.down(node, SimDisk::crash).await,
+            3 => self.down(node, SimDisk::kill).await,
+            4 => {
+                for node in 1..=NODES {
+                    self.down(NodeId(node), SimDisk::crash).await;
+                }
+            }
+            5 => self.disks[&node].change(|faults| faults.hangs = true),
+            6 => self.disks[&node].change(|faults| faults.fails = true),
+            7 => self.disks[&node].change(|faults| faults.room = Some(1_000)),
+            8 => self.disks[&node].change(|faults| faults.sync_max = Duration::from_millis(80)),
+            9 => self.nodes.values().for_each(|(_, group)| group.checkpoint()),
+            _ => self.heal().await,
+        }
+    }
+
+    /// Disks are good again, what has failed is started again, and so is what was down.
+    async fn heal(&mut self) {
+        for node in (1..=NODES).map(NodeId) {
+            let refused = {
+                let faults = self.disks[&node].faults();
+                faults.fails || faults.room.is_some()
+            };
+            self.disks[&node].change(|faults| *faults = Faults::default());
+            let failed = self.nodes.get(&node).is_some_and(|(_, group)| group.report().failure.is_some());
+            if refused || failed {
+                self.down(node, SimDisk::kill).await;
+            }
+            self.up(node).await;
+        }
+    }
+
+    async fn agree(&self) {
+        let until = |condition: &dyn Fn() -> bool| {
+            let met = condition();
+            async move { met }
+        };
+        let leader = loop {
+            let groups = self.nodes.values().map(|(_, group)| group);
+            if let Some(leader) = groups.into_iter().find(|group| group.leadership().borrow().is_me)
+                && leader.linearize().await.is_ok()
+            {
+                break leader;
+            }
+            sleep(Duration::from_millis(10)).await;
+        };
+        let index = leader.linearize().await.unwrap();
+        while !until(&|| self.nodes.values().all(|(_, group)| group.read(|_, applied| applied) >= index)).await {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn check(&self) {
+        let Self { what, .. } = self;
+        let seen = self.seen.lock();
+        for (index, (term, entry)) in &seen.acknowledged {
+            let Some((seen_term, record)) = seen.committed.get(index) else {
+                panic!("{what}: acknowledged and lost: {index}")
+            };
+            let EntryPayload::Normal(found) = decode_record(GROUP.0, *index, record).unwrap().payload else {
+                panic!("{what}: entry {index} is another one")
+            };
+            assert!(found.entry() == entry && term == seen_term, "{what}: entry {index} is another one");
+        }
+        let last = *seen.committed.last_key_value().unwrap().0;
+        assert!(seen.committed.keys().copied().eq(0..=last), "{what}: not all of the log was seen");
+        let mut memory = MemKv::default();
+        for (index, (_, record)) in &seen.committed {
+            if let EntryPayload::Normal(entry) = decode_record(GROUP.0, *index, record).unwrap().payload {
+                apply(&mut memory, GROUP, *index, entry.entry());
+            }
+        }
+        let replayed = rows_of(&memory, GROUP);
+        for (node, (_, group)) in &self.nodes {
+            let (rows, applied) = group.read(|view, applied| (rows_of(view, GROUP), applied));
+            assert_eq!(applied, last, "{what}: node {} has not applied everything", node.0);
+            assert!(rows == replayed, "{what}: the state of node {} is not what the log says", node.0);
+        }
+    }
+}
+
+async fn load(wires: Wires, seen: Arc<Mutex<Seen>>, seed: u64, stop: Arc<AtomicBool>) {
+    let mut entries = RandomEntries::new(seed);
+    let mut random = StdRng::seed_from_u64(seed);
+    while !stop.load(Ordering::Relaxed) {
+        sleep(Duration::from_millis(random.random_range(1..40))).await;
+        let leader = wires.up.lock().values().find(|group| group.leadership().borrow().is_me).cloned();
+        let Some(leader) = leader else { continue };
+        let entry = entries.next_entry();
+        // A client waits only so long.
+        match timeout(Duration::from_secs(2), leader.propose(entry.clone())).await {
+            Ok(Ok(committed)) => {
+                entries.learn(&committed.applied);
+                let before =
+                    seen.lock().acknowledged.insert(committed.position.index, (committed.position.term, entry));
+                assert!(before.is_none(), "two entries were acknowledged at one place");
+            }
+            Ok(Err(ProposeError::EntryTooLarge { .. })) => panic!("they are small"),
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+}
+
+async fn one_cluster(seed: u64) -> (usize, u64) {
+    let mut world = World::start(seed).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let proposers = (0..PROPOSERS).map(|proposer| {
+        let seed = seed.wrapping_mul(97).wrapping_add(proposer);
+        tokio::spawn(load(world.wires.clone(), world.seen.clone(), seed, stop.clone()))
+    });
+    let proposers: Vec<_> = proposers.collect();
+    for _ in 0..STEPS {
+        // Often, so that nothing is purged unseen.
+        for _ in 0..world.random.random_range(1..6) {
+            sleep(Duration::from_millis(world.random.random_range(1..200))).await;
+            world.observe();
+        }
+        world.happen().await;
+    }
+    world.heal().await;
+    stop.store(true, Ordering::Relaxed);
+    for proposer in proposers {
+        timeout(PATIENCE, proposer).await.expect("it ends").unwrap();
+    }
+    timeout(PATIENCE, world.agree()).await.unwrap_or_else(|_| panic!("{}: they do not agree", world.what));
+    world.observe();
+    world.check();
+    assert!(stops().is_empty(), "{}", world.what);
+    let acknowledged = world.seen.lock().acknowledged.len();
+    let lost = world.disks.values().map(|disk| disk.counts().logged_lost).sum();
+    for node in (1..=NODES).map(NodeId) {
+        world.down(node, SimDisk::crash).await;
+    }
+    (acknowledged, lost)
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_happens_to_disks_nothing_acknowledged_is_lost() {
+    let seed: u64 = std::env::var("CODA_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+    let clusters = std::env::var("CODA_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(CLUSTERS);
+    let (mut acknowledged, mut lost) = (0, 0);
+    for seed in seed..seed + clusters {
+        eprintln!("CODA_SEED={seed}");
+        let (more, batches) = one_cluster(seed).await;
+        acknowledged += more;
+        lost += batches;
+    }
+    eprintln!("{acknowledged} entries acknowledged, {lost} batches lost to crashes, {:?}", tokio::time::Instant::now());
+    assert!(acknowledged as u64 > 100 * clusters, "there was no load");
+    assert!(lost > clusters, "the crashes did no harm");
+}
