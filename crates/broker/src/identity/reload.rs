@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coda_protocol::ids::{NodeId, Timestamp};
+use coda_raft_store::store::Workshop;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
