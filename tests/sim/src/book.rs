@@ -149,7 +149,7 @@ impl Book {
             Some((_, before)) if *before == end => {}
             Some((_, before)) => {
                 let before = before.clone();
-                inner.findings.push(format!("T3 {number} ended as {end:?}, and before as {before:?}"));
+                inner.findings.push(format!("one_end_per_work: {number} ended as {end:?}, and before as {before:?}"));
             }
         }
         if let End::Seen(seen) = end {
@@ -245,24 +245,24 @@ impl Inner {
         {
             let due = work.asked + Duration::from_millis(delay_ms);
             let early = work.kind.steps().into_iter().flat_map(|step| begun(&step).to_vec()).filter(|(at, _)| *at < due);
-            problems.extend(early.map(|(at, _)| format!("M1 {number} was due at {due:?} and began at {at:?}")));
+            problems.extend(early.map(|(at, _)| format!("timers_never_early: {number} was due at {due:?} and began at {at:?}")));
         }
         let Some((_, end)) = &work.ended else { return problems };
         match (&work.kind, end) {
             (Kind::Hopeless { retries }, End::Failed(_)) => {
                 let tried = begun("hopeless").len();
                 if tried <= *retries as usize {
-                    problems.push(format!("Q2 {number} has failed after {tried} attempts, {retries} retries were allowed"));
+                    problems.push(format!("retries_follow_policy: {number} has failed after {tried} attempts, {retries} retries were allowed"));
                 }
             }
             (Kind::Ledger { .. } | Kind::Family { .. } | Kind::Task { .. }, End::Seen(seen)) => {
                 let right = |step: &String| seen.get(step).is_some_and(|made| made.value == value(number, step));
                 let steps = work.kind.steps();
                 if steps.len() != seen.len() || !steps.iter().all(right) {
-                    problems.push(format!("T1 {number} {:?} ended as {seen:?}", work.kind));
+                    problems.push(format!("nothing_is_invented: {number} {:?} ended as {seen:?}", work.kind));
                 }
             }
-            (kind, end) => problems.push(format!("T1 {number} {kind:?} ended as {end:?}")),
+            (kind, end) => problems.push(format!("nothing_is_invented: {number} {kind:?} ended as {end:?}")),
         }
         problems
     }
@@ -273,13 +273,13 @@ impl Page {
         let mut problems = Vec::new();
         let Some((first, made)) = self.read.iter().min_by_key(|(at, _)| *at) else { return problems };
         if let Some((_, other)) = self.read.iter().find(|(_, other)| other != made) {
-            problems.push(format!("C1 readers see two results: {made:?} and {other:?}"));
+            problems.push(format!("one_value_per_key: readers see two results: {made:?} and {other:?}"));
         }
         if !self.begun.iter().any(|(_, by)| *by == made.by) {
-            problems.push(format!("S3 the result is of an execution that nobody has begun: {made:?}"));
+            problems.push(format!("nothing_is_invented: the result is of an execution that nobody has begun: {made:?}"));
         }
         let late = self.begun.iter().filter(|(at, _)| at.saturating_sub(*first) > LATE);
-        problems.extend(late.map(|(at, by)| format!("T1 {by} began at {at:?}, the result was known at {first:?}")));
+        problems.extend(late.map(|(at, by)| format!("known_results_are_not_made_again: {by} began at {at:?}, the result was known at {first:?}")));
         problems
     }
 }

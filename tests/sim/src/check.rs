@@ -9,6 +9,7 @@ use coda_protocol::ids::GroupId;
 use coda_raft_store::group::Group;
 
 use crate::cluster::Cluster;
+use crate::trace::Trace;
 use crate::world::World;
 
 /// Between two looks at all copies.
@@ -38,6 +39,7 @@ impl Watch {
     /// Looks at all copies; what is wrong with them.
     pub fn look(&mut self, world: &mut World, cluster: &Cluster) -> Vec<String> {
         let mut problems = Vec::new();
+        let trace = world.trace.clone();
         for node in 1..=cluster.count() {
             let copies = cluster.copies(node);
             // A node that was emptied begins again where it has nothing.
@@ -46,7 +48,7 @@ impl Watch {
             if host.is_paused() {
                 continue;
             }
-            host.within(|| copies.iter().for_each(|copy| self.look_at(node, copy, &mut problems)));
+            host.within(|| copies.iter().for_each(|copy| self.look_at(node, copy, &trace, &mut problems)));
         }
         self.looks += 1;
         problems
@@ -57,7 +59,7 @@ impl Watch {
         self.seen.retain(|(seen, _), _| *seen != node);
     }
 
-    fn look_at(&mut self, node: u8, copy: &Group, problems: &mut Vec<String>) {
+    fn look_at(&mut self, node: u8, copy: &Group, trace: &Trace, problems: &mut Vec<String>) {
         let group = copy.id();
         let status = copy.status();
         let leadership = copy.leadership().borrow().clone();
@@ -68,16 +70,16 @@ impl Watch {
             });
             if first != node {
                 let term = leadership.term;
-                problems.push(format!("K1 nodes {first} and {node} lead group {group} in term {term}"));
+                problems.push(format!("one_leader_in_a_term: nodes {first} and {node} lead group {group} in term {term}"));
             }
         }
         let before = self.seen.get(&(node, group)).copied().unwrap_or_default();
         let (applied, digest) = copy.digest();
         if status.term < before.term {
-            problems.push(format!("K6 node {node}, group {group}: term {} after {}", status.term, before.term));
+            problems.push(format!("nothing_committed_is_undone: node {node}, group {group}: term {} after {}", status.term, before.term));
         }
         if applied < before.applied {
-            problems.push(format!("K6 node {node}, group {group}: applied {applied} after {}", before.applied));
+            problems.push(format!("nothing_committed_is_undone: node {node}, group {group}: applied {applied} after {}", before.applied));
         }
         self.seen.insert((node, group), Seen { applied, term: status.term });
         if applied == before.applied {
@@ -85,9 +87,10 @@ impl Watch {
         }
         let (first, by) = *self.digests.entry((group, applied)).or_insert((digest, node));
         if first != digest {
-            problems.push(format!("D2 group {group} after {applied} is {digest:x} on node {node}, {first:x} on {by}"));
+            problems.push(format!("copies_are_equal: group {group} after {applied} is {digest:x} on node {node}, {first:x} on {by}"));
         }
         self.states += 1;
+        trace.state(node, group.0, applied, digest);
         let violations = copy.read(|kv, applied| invariants::check_at(kv, group, applied));
         problems.extend(violations.into_iter().map(|violation| format!("node {node}, group {group}: {violation}")));
     }

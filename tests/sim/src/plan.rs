@@ -97,6 +97,13 @@ pub enum Fault {
     FullDisk(u8),
 }
 
+/// The names of all kinds.
+pub const FAULTS: &[&str] = &[
+    "power-cut-many", "power-cut", "kill", "restart", "pause", "partition", "deaf", "mute", "bridge", "unreachable",
+    "bad-ways", "clock-jump", "clock-drift", "transfer", "drain", "checkpoint", "kill-worker", "pause-worker", "slow-disk",
+    "hung-disk", "failed-sync", "full-disk",
+];
+
 impl Fault {
     /// One word for each kind.
     #[must_use]

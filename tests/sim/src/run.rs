@@ -41,6 +41,9 @@ pub struct Verdict {
     pub looks: u64,
     pub states: u64,
     pub terms: u64,
+    /// Batches that power cuts took from logs, and from states that were not flushed.
+    pub batches_lost: (u64, u64),
+    pub syncs_refused: u64,
 }
 
 /// Runs a plan. Once in a process: this thread lives in virtual time afterwards.
@@ -62,6 +65,7 @@ pub fn run(plan: Plan, prints: bool) -> Verdict {
     };
     play.all();
     let stage = &play.stage;
+    let disks = stage.cluster.disks();
     let verdict = Verdict {
         seed,
         problems: play.problems.clone(),
@@ -74,6 +78,8 @@ pub fn run(plan: Plan, prints: bool) -> Verdict {
         looks: play.watch.looks,
         states: play.watch.states,
         terms: play.watch.terms,
+        batches_lost: (disks.logged_lost, disks.unflushed_lost),
+        syncs_refused: disks.refused,
     };
     // The process is about to end: there is nobody to tidy up for, but the folder.
     std::mem::forget(play);
@@ -117,7 +123,7 @@ impl Play {
         let open = |play: &Self| play.stage.book.open().is_empty();
         if !self.until(ENDS_WITHIN, open) {
             for (number, work) in self.stage.book.open() {
-                self.problem(format!("H1 {number} has not ended: {work:?}"));
+                self.problem(format!("accepted_work_ends: {number} has not ended: {work:?}"));
             }
             return;
         }
@@ -139,8 +145,8 @@ impl Play {
         let what = form(first, others, stage.plan.replication_factor, stage.plan.groups);
         match stage.world.wait(stage.operator, FORMS_WITHIN, what) {
             Ok(Ok(())) => self.note("the cluster is one"),
-            Ok(Err(error)) => self.problem(format!("H1 the cluster cannot be formed: {} {error}", error.code())),
-            Err(_) => self.problem("H1 the cluster is not formed in time".into()),
+            Ok(Err(error)) => self.problem(format!("well_again_in_time: the cluster cannot be formed: {} {error}", error.code())),
+            Err(_) => self.problem("well_again_in_time: the cluster is not formed in time".into()),
         }
     }
 
@@ -152,9 +158,9 @@ impl Play {
             self.next_look = self.stage.world.now() + LOOK_EVERY;
             let found = self.watch.look(&mut self.stage.world, &self.stage.cluster);
             found.into_iter().for_each(|problem| self.problem(problem));
-            log::take_panics().into_iter().for_each(|panic| self.problem(format!("panic: {panic}")));
+            log::take_panics().into_iter().for_each(|panic| self.problem(format!("nodes_stay_up: panic of {panic}")));
             for stop in coda_raft_store::sim::stops() {
-                self.problem(format!("stop: {stop}"));
+                self.problem(format!("nodes_stay_up: {stop}"));
             }
             self.stage.book.findings().into_iter().for_each(|problem| self.problem(problem));
         }
@@ -181,7 +187,7 @@ impl Play {
             client.close().await;
         };
         if self.stage.world.wait(self.stage.operator, CALM_WITHIN, what).is_err() {
-            self.problem("H1 the cluster is not healthy again".into());
+            self.problem("well_again_in_time: the cluster is not healthy again".into());
         }
         self.note("the cluster is healthy");
     }
@@ -197,7 +203,7 @@ impl Play {
             client.close().await;
         };
         if self.stage.world.wait(self.stage.operator, READ_AGAIN_WITHIN, what).is_err() {
-            self.problem("R1 not all results can be read again".into());
+            self.problem("reads_are_linearizable: not all results can be read again".into());
         }
     }
 
@@ -208,7 +214,7 @@ impl Play {
             match equal {
                 Ok(()) => return true,
                 Err(why) if self.stage.world.now() >= end => {
-                    self.problem(format!("D2 {why}"));
+                    self.problem(format!("copies_are_equal: {why}"));
                     return false;
                 }
                 Err(_) if !self.step() => return false,

@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::child::Order;
+use crate::plan::FAULTS;
 use crate::run::Verdict;
 
+/// In so many seeds everything has to happen.
+const SEEDS_THAT_COVER: u64 = 300;
 const PROGRESS_EVERY: Duration = Duration::from_secs(20);
 
 /// How to run them.
@@ -39,6 +42,8 @@ pub struct Outcome {
     pub datagrams: u64,
     pub states: u64,
     pub terms: u64,
+    pub batches_lost: (u64, u64),
+    pub syncs_refused: u64,
 }
 
 impl Suite {
@@ -111,6 +116,9 @@ impl Outcome {
         self.datagrams += verdict.network.delivered;
         self.states += verdict.states;
         self.terms += verdict.terms;
+        self.batches_lost.0 += verdict.batches_lost.0;
+        self.batches_lost.1 += verdict.batches_lost.1;
+        self.syncs_refused += verdict.syncs_refused;
     }
 
     pub fn print(&self) {
@@ -129,5 +137,30 @@ impl Outcome {
         );
         let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
         println!("faults: {}", faults.join(", "));
+        let (logged, unflushed) = self.batches_lost;
+        let refused = self.syncs_refused;
+        println!("power cuts took {logged} batches of logs and {unflushed} of states; disks refused {refused} times");
+    }
+
+    /// What should have happened in so many seeds, and has not: a run in which faults do not bite says nothing.
+    #[must_use]
+    pub fn holes(&self) -> Vec<String> {
+        if self.seeds < SEEDS_THAT_COVER {
+            return Vec::new();
+        }
+        let absent = FAULTS.iter().filter(|name| !self.faults.contains_key(**name));
+        let mut holes: Vec<String> = absent.map(|name| format!("no {name} has happened")).collect();
+        let (logged, unflushed) = self.batches_lost;
+        for (what, count) in [
+            ("a body was executed again", self.repeated),
+            ("a power cut took what was not synced", logged),
+            ("a power cut took what was not flushed", unflushed),
+            ("a disk refused a write", self.syncs_refused),
+        ] {
+            if count == 0 {
+                holes.push(format!("never: {what}"));
+            }
+        }
+        holes
     }
 }

@@ -38,6 +38,15 @@ impl Trace {
         inner.hash.update(&(bytes as u64).to_le_bytes());
     }
 
+    /// A copy's state was seen. Not printed.
+    pub fn state(&self, node: u8, group: u32, applied: u64, digest: u64) {
+        let mut inner = self.0.lock();
+        inner.events += 1;
+        for word in [u64::from(node), u64::from(group), applied, digest] {
+            inner.hash.update(&word.to_le_bytes());
+        }
+    }
+
     /// Anything else that happened.
     pub fn event(&self, at: Duration, what: impl Display) {
         let mut inner = self.0.lock();

@@ -96,7 +96,7 @@ impl Starter {
             tokio::spawn(async move {
                 book.asked(number, id, kind.clone());
                 if let Err(error) = one(&client, &book, number, &kind, id, reads_again).await {
-                    book.find(format!("S1 the client of {number} was told {} {error}", error.code()));
+                    book.find(format!("trouble_is_not_told: the client of {number} was told {} {error}", error.code()));
                 }
                 drop(place);
             });
@@ -130,7 +130,7 @@ pub async fn connect(options: ConnectOptions, book: &Book) -> Client {
     loop {
         match Client::connect(options.clone()).await {
             Ok(client) => return client,
-            Err(error) => book.find(format!("H1 a client cannot connect: {} {error}", error.code())),
+            Err(error) => book.find(format!("trouble_is_not_told: a client cannot connect: {} {error}", error.code())),
         }
         sleep(AGAIN_AFTER).await;
     }
@@ -159,10 +159,10 @@ pub async fn read(options: ConnectOptions, seed: u64, book: Book) {
         let over = matches!(described, Ok(WorkState::Succeeded | WorkState::Failed));
         match described {
             Ok(state) if !over && work.ended.is_some() => {
-                book.find(format!("R1 {number} has ended, and is described as {state:?}"));
+                book.find(format!("reads_are_linearizable: {number} has ended, and is described as {state:?}"));
             }
             Ok(_) => {}
-            Err(error) => book.find(format!("R1 {number} was acknowledged, and then {} {error}", error.code())),
+            Err(error) => book.find(format!("reads_are_linearizable: {number} was acknowledged, and then {} {error}", error.code())),
         }
     }
 }
@@ -173,7 +173,7 @@ async fn lie(client: &Client, book: &Book, number: u64, task: TaskId, chance: u6
     let outcome = Ok(Payload::json(r#"{"value":0,"by":0}"#));
     let complete = CompleteTask { task, lease: LeaseId(1), outcome };
     if let Ok(reply) = client.link().request(Request::CompleteTask(complete)).await {
-        book.find(format!("T2 a stale completion of {number} was answered with {reply:?}"));
+        book.find(format!("superseded_changes_nothing: a stale completion of {number} was answered with {reply:?}"));
     }
 }
 
@@ -226,7 +226,7 @@ async fn run(
     book.acknowledged(number);
     let known = client.describe_run(handle.id()).await.map(drop);
     if let Err(error) = known {
-        book.find(format!("S1 {number} was acknowledged, and then {} {error}", error.code()));
+        book.find(format!("acknowledged_is_kept: {number} was acknowledged, and then {} {error}", error.code()));
     }
     let end = |result| match result {
         Ok(seen) => Ok(End::Seen(seen)),
@@ -237,7 +237,7 @@ async fn run(
     if reads_again {
         let described = client.describe_run(handle.id()).await?;
         if !matches!(described.state, WorkState::Succeeded | WorkState::Failed) {
-            book.find(format!("R1 {number} has ended, and is described as {:?}", described.state));
+            book.find(format!("reads_are_linearizable: {number} has ended, and is described as {:?}", described.state));
         }
         book.ended(number, end(handle.result_json::<Seen>().await)?);
     }
@@ -258,7 +258,7 @@ async fn task(
         tokio::spawn(async move { lie(&client, &book, number, id, value(number, "lie") % BODY_MS_MAX).await });
     }
     if let Err(error) = client.describe_task(handle.id()).await {
-        book.find(format!("S1 {number} was acknowledged, and then {} {error}", error.code()));
+        book.find(format!("acknowledged_is_kept: {number} was acknowledged, and then {} {error}", error.code()));
     }
     let result = match handle.result_json::<Made>().await {
         Ok(made) => Ok(made),
@@ -268,7 +268,7 @@ async fn task(
     if reads_again {
         let described = client.describe_task(handle.id()).await?;
         if !matches!(described.state, WorkState::Succeeded | WorkState::Failed) {
-            book.find(format!("R1 {number} has ended, and is described as {:?}", described.state));
+            book.find(format!("reads_are_linearizable: {number} has ended, and is described as {:?}", described.state));
         }
     }
     Ok(result)
@@ -287,7 +287,7 @@ pub async fn read_again(client: &Client, ids: &[(u64, Kind, [u8; 16])], book: &B
         match end {
             Ok(end) => book.ended(*number, end),
             Err(RunError::Failed(failure)) => book.ended(*number, End::Failed(failure.message)),
-            Err(RunError::Client(error)) => book.find(format!("R1 {number} cannot be read again: {}", error.code())),
+            Err(RunError::Client(error)) => book.find(format!("reads_are_linearizable: {number} cannot be read again: {}", error.code())),
         }
     }
 }
@@ -317,7 +317,7 @@ pub async fn work(options: ConnectOptions, slots: u32, book: Book) {
         Ok(worker) => worker.run_until(std::future::pending()).await,
         Err(error) => Err(error),
     };
-    book.find(format!("H1 a worker has ended: {ended:?}"));
+    book.find(format!("trouble_is_not_told: a worker has ended: {ended:?}"));
 }
 
 /// One task that a worker executes: never more at once than it has slots.
@@ -327,7 +327,7 @@ impl Working {
     fn begin(count: &Arc<AtomicU32>, slots: u32, book: &Book) -> Self {
         let before = count.fetch_add(1, Ordering::Relaxed);
         if before >= slots {
-            book.find(format!("Q5 a worker with {slots} slots was given {} tasks", before + 1));
+            book.find(format!("slots_are_not_exceeded: a worker with {slots} slots was given {} tasks", before + 1));
         }
         Self(count.clone())
     }
