@@ -1,9 +1,13 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand};
 use serde::Serialize;
+
+use crate::{nemeses, workloads};
 
 /// Real nodes under load while things go wrong, and checks of what they promised
 #[derive(Parser, Debug)]
@@ -19,30 +23,38 @@ pub enum Verb {
     #[command(after_help = "\
 Examples:
   coda-jepsen run --nemesis kill --rounds 50 --coda target/release/coda --out out/kill
-  coda-jepsen run --nemesis kill,partition,pause --rounds 5 --seed 7 --out out/all
+  coda-jepsen run --nemesis power-all,partition-leader --time 2m --seed 7 --out out/power
   coda-jepsen run --nemesis lag --lag-commands 1000000 --rounds 1 --out out/lag
 
-The folder gets history.jsonl, summary.json, summary.txt, and a folder for each node with its log. The exit status is 0
-if nothing was violated, 1 if something was, 2 if the suite itself could not go on.")]
+The folder gets report.html, history.jsonl, summary.json, summary.txt, and a folder for each node with its log. The exit
+status is 0 for a valid run, 1 if a promise was broken, 2 if the suite itself could not go on, 3 if too little happened
+to say anything, 4 if a checker came to no end, 77 if the machine lacks what all of the nemeses need.")]
     Run(RunArgs),
+    /// List the nemeses and the workloads, and what this machine lacks for them
+    List,
 }
 
 #[derive(Parser, Debug, Clone, Serialize)]
 pub struct RunArgs {
-    /// What clients and workers do
-    #[arg(long, value_enum, default_value = "ledger")]
-    pub workload: WorkloadName,
+    /// What clients and workers do; several do it at once
+    #[arg(long, value_delimiter = ',', default_value = "ledger",
+          value_parser = PossibleValuesParser::new(workloads::names()))]
+    pub workload: Vec<String>,
     /// What goes wrong; several go one after the other
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "none")]
-    pub nemesis: Vec<NemesisName>,
-    /// How often each nemesis does it
-    #[arg(long, default_value_t = 5)]
-    pub rounds: u32,
+    #[arg(long, value_delimiter = ',', default_value = "none", hide_possible_values = true,
+          value_parser = PossibleValuesParser::new(nemeses::names()))]
+    pub nemesis: Vec<String>,
+    /// How long things go wrong; each nemesis strikes at least once
+    #[arg(long, default_value = "60s", value_parser = parse_duration)]
+    pub time: Duration,
+    /// How often each nemesis strikes, however long that takes
+    #[arg(long)]
+    pub rounds: Option<u32>,
     /// Where all chance comes from; drawn and printed if not given
     #[arg(long)]
     pub seed: Option<u64>,
     /// Nodes of the cluster at the beginning
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     pub nodes: u64,
     /// Data groups
     #[arg(long, default_value_t = 3)]
@@ -67,9 +79,12 @@ pub struct RunArgs {
     /// Clients that start them
     #[arg(long, default_value_t = 4)]
     pub clients: usize,
-    /// Each node in a network namespace of its own even if no nemesis needs it; needs root
+    /// Nodes as plain processes on the loopback device, even for root: no networks, no disks of their own
     #[arg(long)]
-    pub namespaces: bool,
+    pub plain: bool,
+    /// Leave the disks of nodes behind even if all was well
+    #[arg(long)]
+    pub keep_disks: bool,
     /// Commands that pass while a node is away, for `lag`
     #[arg(long, default_value_t = 1_000_000)]
     pub lag_commands: u64,
@@ -81,39 +96,40 @@ pub struct RunArgs {
     pub log_level: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WorkloadName {
-    /// Runs of several steps, each of which writes down what it does
-    Ledger,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NemesisName {
-    /// Nothing
-    None,
-    /// kill -9 of the node that leads most, and its restart
-    Kill,
-    /// Clean restart of each node in turn
-    Rolling,
-    /// The node that leads most is cut off from the others; needs root
-    Partition,
-    /// Two nodes join, two leave, and one is replaced
-    Grow,
-    /// A node is away while very much happens
-    Lag,
-    /// A node stands still (SIGSTOP) and goes on
-    Pause,
-}
-
 impl RunArgs {
-    pub fn needs_namespaces(&self) -> bool {
-        self.namespaces || self.nemesis.contains(&NemesisName::Partition)
-    }
-
     /// The Python for a worker, if there is to be one.
     pub fn python(&self) -> Option<PathBuf> {
         (self.python != "none").then(|| PathBuf::from(&self.python))
+    }
+}
+
+/// Reads `90s`, `15m`, `8h`; a bare number is seconds.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        _ => return Err("write a number and a unit, such as 90s, 15m or 8h".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "write a whole number and a unit, such as 90s".to_owned())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "that is too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_a_number_and_a_unit() {
+        let seconds = |text| parse_duration(text).map(|time| time.as_secs()).ok();
+        assert_eq!([seconds("90"), seconds("90s"), seconds("15m"), seconds("8h")], [90, 90, 900, 28_800].map(Some));
+        assert_eq!([seconds(""), seconds("m"), seconds("5d"), seconds("99999999999999999999h")], [None; 4]);
+    }
+
+    #[test]
+    fn the_command_line_hangs_together() {
+        <Args as clap::CommandFactory>::command().debug_assert();
     }
 }

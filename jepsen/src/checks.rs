@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cluster::Cluster;
 use crate::findings::Findings;
+use crate::operations::{Ending, Operation};
 use crate::operator::{Operator, leads};
 
 /// Copies that are behind come along within it.
@@ -83,14 +84,59 @@ pub fn leader_spread(report: &ClusterReport, findings: &Findings) -> BTreeMap<u6
     spread
 }
 
+/// What a node says in this time, because of what was done to it, is no alarm.
+#[derive(Clone, Copy, Debug)]
+pub struct Excuse {
+    node: u64,
+    /// Bytes of what it has said.
+    from: u64,
+    to: u64,
+}
+
+impl Excuse {
+    pub fn begin(cluster: &Cluster, node: u64) -> Option<Self> {
+        let from = said(cluster.folder(node).ok()?);
+        Some(Self { node, from, to: u64::MAX })
+    }
+
+    pub fn end(self, cluster: &Cluster) -> Self {
+        let to = cluster.folder(self.node).map_or(u64::MAX, said);
+        Self { to, ..self }
+    }
+}
+
+fn said(folder: &Path) -> u64 {
+    fs::metadata(folder.join("node.err")).map_or(0, |file| file.len())
+}
+
 /// Nodes complain of nothing that should not be.
-pub fn logs(cluster: &Cluster, findings: &Findings) {
+pub fn logs(cluster: &Cluster, excuses: &[Excuse], findings: &Findings) {
     for (node, folder) in cluster.folders() {
-        let said = fs::read_to_string(folder.join("node.err")).unwrap_or_default();
-        let alarms = said.lines().filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm)));
-        for line in alarms.take(ALARMS_SHOWN_MAX) {
+        let said = fs::read(folder.join("node.err")).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let mut at = 0;
+        let mut alarms = Vec::new();
+        for line in said.split_inclusive('\n') {
+            let is_excused = |excuse: &Excuse| excuse.node == node && (excuse.from..excuse.to).contains(&at);
+            if ALARMS.iter().any(|alarm| line.contains(alarm)) && !excuses.iter().any(is_excused) {
+                alarms.push(line.trim_end().to_owned());
+            }
+            at += line.len() as u64;
+        }
+        for line in alarms.into_iter().take(ALARMS_SHOWN_MAX) {
             findings.violation(format!("node {node} says: {line}"));
         }
+    }
+}
+
+/// Enough was acknowledged while things went wrong.
+pub fn coverage(operations: &[Operation], lasted: Duration, per_second_min: f64, findings: &Findings) {
+    let ok = operations.iter().filter(|operation| operation.ending == Ending::Ok).count();
+    let per_second = ok as f64 / lasted.as_secs_f64().max(1.0);
+    if per_second < per_second_min {
+        findings.uncovered(format!(
+            "{ok} operations were acknowledged, {per_second:.1} per second; {per_second_min} are the least"
+        ));
     }
 }
 

@@ -1,4 +1,4 @@
-//! A cluster of processes: certificates, settings, `coda serve`, and what is done to it by signals.
+//! A cluster of processes: certificates, settings, `coda serve`, and what is done to it by signals and on its disks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,8 +17,10 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use crate::args::RunArgs;
-use crate::network::{Host, Network};
+use crate::disk::Disk;
+use crate::network::{Host, Network, namespace_path};
 use crate::process::Process;
+use crate::world::is_inside;
 
 /// A node that starts reads its log; a killed one has to wait for nothing.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
@@ -38,7 +40,6 @@ pub struct Cluster {
     authority: Authority,
     ca: PathBuf,
     nodes: BTreeMap<u64, Member>,
-    /// After the nodes: a namespace is removed when nobody is in it.
     network: Option<Network>,
     ports: StdRng,
 }
@@ -46,12 +47,15 @@ pub struct Cluster {
 struct Member {
     folder: PathBuf,
     client: SocketAddr,
+    disk: Option<Disk>,
+    /// What its process finds in its environment.
+    environment: BTreeMap<&'static str, String>,
     process: Option<Process>,
 }
 
 impl Cluster {
     /// No nodes, and certificates for any.
-    pub fn empty(args: &RunArgs, ports: StdRng) -> anyhow::Result<Self> {
+    pub fn empty(args: &RunArgs, mut ports: StdRng) -> anyhow::Result<Self> {
         let coda = match &args.coda {
             Some(coda) => coda.canonicalize().with_context(|| format!("there is no {}", coda.display()))?,
             None => std::env::current_exe()?.with_file_name("coda"),
@@ -60,7 +64,7 @@ impl Cluster {
         let authority = Authority::found(&"jepsen".parse()?, lifetime)?;
         let out = args.out.canonicalize()?;
         authority.save(&out.join("ca"), false)?;
-        let network = if args.needs_namespaces() { Some(Network::open()?) } else { None };
+        let network = if is_inside() && !args.plain { Some(Network::open(ports.random())?) } else { None };
         Ok(Self {
             coda,
             ca: out.join("ca/ca.pem"),
@@ -78,7 +82,7 @@ impl Cluster {
         let (client, peer) = match &mut self.network {
             Some(network) => {
                 network.add(node)?;
-                let address = network.address(Host::Node(node));
+                let address = Host::Node(node).address();
                 (SocketAddr::from((address, CLIENT_PORT)), SocketAddr::from((address, PEER_PORT)))
             }
             None => (free_address(&mut self.ports)?, free_address(&mut self.ports)?),
@@ -94,29 +98,51 @@ impl Cluster {
             self.log_level
         );
         fs::write(folder.join("node.toml"), settings)?;
-        self.nodes.insert(node, Member { folder, client, process: None });
+        let disk = if self.network.is_some() { Some(Disk::make(&folder)?) } else { None };
+        self.nodes.insert(node, Member { folder, client, disk, environment: BTreeMap::new(), process: None });
         self.start(node).await
     }
 
     /// Starts a node that was there before.
     pub async fn start(&mut self, node: u64) -> anyhow::Result<()> {
+        self.start_all(&[node]).await
+    }
+
+    /// Starts nodes at once: none may be ready before others are there.
+    pub async fn start_all(&mut self, nodes: &[u64]) -> anyhow::Result<()> {
+        for node in nodes {
+            self.spawn(*node)?;
+        }
+        for node in nodes {
+            self.until_ready(*node).await?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, node: u64) -> anyhow::Result<()> {
         let mut command = match &self.network {
-            Some(network) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", &network.namespace(node)]).arg(&self.coda);
+            // The kernel kills it when the suite is gone. A namespace of mounts of its own it must not get: `ip netns
+            // exec` gives it one, in which disks stay that were taken away.
+            Some(_) => {
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", "KILL", "nsenter"]).arg(format!("--net={}", namespace_path(node)));
+                command.arg(&self.coda);
                 command
             }
             None => Command::new(&self.coda),
         };
-        let member = self.nodes.get_mut(&node).context("no such node")?;
+        let member = self.nodes.get_mut(&node).with_context(|| format!("there is no node {node}"))?;
         command.args(["serve", "--config"]).arg(member.folder.join("node.toml")).env("NO_COLOR", "1");
-        let mut process = Process::spawn("node", command, &member.folder)?;
-        process
-            .until_it_says("coda is ready on ", STARTS_WITHIN)
-            .await
-            .with_context(|| format!("node {node} does not start: see {}", member.folder.join("node.err").display()))?;
-        member.process = Some(process);
+        command.envs(&member.environment);
+        member.process = Some(Process::spawn("node", command, &member.folder)?);
         Ok(())
+    }
+
+    async fn until_ready(&mut self, node: u64) -> anyhow::Result<()> {
+        let member = self.nodes.get_mut(&node).with_context(|| format!("there is no node {node}"))?;
+        let process = member.process.as_mut().with_context(|| format!("node {node} does not run"))?;
+        let ready = process.until_it_says("coda is ready on ", STARTS_WITHIN).await;
+        ready.with_context(|| format!("node {node} does not start: see {}", member.folder.join("node.err").display()))
     }
 
     /// kill -9.
@@ -137,7 +163,25 @@ impl Cluster {
     }
 
     pub fn signal(&self, node: u64, signal: Signal) -> anyhow::Result<()> {
-        self.member(node)?.process.as_ref().context("the node does not run")?.signal(signal)
+        self.process(node)?.signal(signal)
+    }
+
+    pub fn process(&self, node: u64) -> anyhow::Result<&Process> {
+        self.member(node)?.process.as_ref().with_context(|| format!("node {node} does not run"))
+    }
+
+    pub fn disk(&self, node: u64) -> anyhow::Result<&Disk> {
+        self.member(node)?.disk.as_ref().context("the nodes have no disks of their own")
+    }
+
+    /// What is in the node's environment from its next start on.
+    pub fn environment_of(&mut self, node: u64) -> anyhow::Result<&mut BTreeMap<&'static str, String>> {
+        Ok(&mut self.nodes.get_mut(&node).with_context(|| format!("there is no node {node}"))?.environment)
+    }
+
+    /// Whether the node's process has ended by itself, though it should run.
+    pub fn has_fallen(&mut self, node: u64) -> bool {
+        self.nodes.get_mut(&node).and_then(|member| member.process.as_mut()).is_some_and(Process::is_over)
     }
 
     pub fn network(&mut self) -> anyhow::Result<&mut Network> {
@@ -177,6 +221,15 @@ impl Cluster {
     pub fn environment(&self) -> anyhow::Result<[(&'static str, String); 2]> {
         let addresses = self.options(&self.running())?.addresses.join(",");
         Ok([("CODA_ADDRESS", addresses), ("CODA_CA", self.ca.display().to_string())])
+    }
+
+    /// Takes away what disks were made, with all that is on them.
+    pub fn remove_disks(&self) {
+        self.nodes.values().filter_map(|member| member.disk.as_ref()).for_each(Disk::remove);
+    }
+
+    pub fn folder(&self, node: u64) -> anyhow::Result<&Path> {
+        Ok(&self.member(node)?.folder)
     }
 
     /// Where each node that ever was keeps its log and its data.

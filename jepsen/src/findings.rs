@@ -1,8 +1,10 @@
-//! What was violated. Found anywhere, kept in one place, and written down at once.
+//! What was found. Found anywhere, kept in one place, and written down at once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde_json::json;
 use tracing::error;
 
@@ -15,10 +17,21 @@ const KEPT_MAX: usize = 200;
 #[derive(Clone)]
 pub struct Findings {
     history: History,
-    found: Arc<Mutex<Found>>,
+    found: Arc<Mutex<BTreeMap<Sort, Found>>>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sort {
+    /// A promise was broken.
+    Violation,
+    /// Too little happened: a fault did not bite, or hardly an operation succeeded.
+    Coverage,
+    /// A checker could not say.
+    Doubt,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Found {
     pub count: u64,
     pub first: Vec<String>,
@@ -31,17 +44,32 @@ impl Findings {
 
     /// A promise was broken.
     pub fn violation(&self, what: impl Into<String>) {
-        let what = what.into();
-        error!(%what, "violation");
-        self.history.note("violation", &json!({ "what": what }));
+        self.note(Sort::Violation, what.into());
+    }
+
+    /// The run says less than it should.
+    pub fn uncovered(&self, what: impl Into<String>) {
+        self.note(Sort::Coverage, what.into());
+    }
+
+    /// A checker came to no end.
+    #[expect(dead_code, reason = "the checker of linearizable histories is bounded in time; others always decide")]
+    pub fn doubt(&self, what: impl Into<String>) {
+        self.note(Sort::Doubt, what.into());
+    }
+
+    pub fn all(&self) -> BTreeMap<Sort, Found> {
+        self.found.lock().clone()
+    }
+
+    fn note(&self, sort: Sort, what: String) {
+        error!(?sort, %what, "found");
+        self.history.note("found", &json!({ "sort": sort, "found": what }));
         let mut found = self.found.lock();
+        let found = found.entry(sort).or_default();
         found.count += 1;
         if found.first.len() < KEPT_MAX {
             found.first.push(what);
         }
-    }
-
-    pub fn all(&self) -> Found {
-        self.found.lock().clone()
     }
 }

@@ -10,16 +10,23 @@
 
 mod args;
 mod moment;
+mod verdict;
+
+mod disk;
+mod needs;
+mod network;
+mod process;
+mod throttle;
+mod world;
 
 mod cluster;
-mod network;
 mod operator;
-mod process;
 mod witness;
 
 mod findings;
 mod history;
 mod ledger;
+mod operations;
 
 mod groups;
 mod nemeses;
@@ -27,6 +34,7 @@ mod probers;
 mod workloads;
 
 mod checks;
+mod html;
 mod report;
 mod stage;
 
@@ -36,6 +44,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use args::{Args, Verb};
+use verdict::Verdict;
 
 /// Somebody wants this to end.
 async fn interrupted() {
@@ -47,25 +56,44 @@ async fn interrupted() {
     }
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let Args { verb: Verb::Run(args) } = Args::parse();
+fn main() -> ExitCode {
+    let Args { verb } = Args::parse();
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,coda_jepsen=info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    // Whatever ends this, the stage is dropped, and with it all processes and networks.
-    let ran = tokio::select! {
-        ran = Box::pin(stage::run(&args)) => ran,
-        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match ran {
-        Ok(summary) => {
+    // Before there are threads: a world is of one process, as it begins.
+    let done = world::enter().and_then(|()| act(verb));
+    done.unwrap_or_else(|error| {
+        eprintln!("coda-jepsen: {error:#}");
+        Verdict::HarnessFailure.exit()
+    })
+}
+
+#[tokio::main]
+async fn act(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Run(args) => {
+            // Whatever ends this, the stage is dropped, and with it all processes.
+            let summary = tokio::select! {
+                ran = Box::pin(stage::run(&args)) => ran?,
+                () = interrupted() => anyhow::bail!("interrupted"),
+            };
             println!("{summary}");
-            if summary.violations() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            Ok(summary.verdict.exit())
         }
-        Err(error) => {
-            eprintln!("coda-jepsen: {error:#}");
-            ExitCode::from(2)
+        Verb::List => {
+            print!("{}", list());
+            Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// What there is, and what this machine lacks for it.
+fn list() -> String {
+    let nemeses = nemeses::kinds().map(|kind| {
+        let lacks = nemeses::lacks(kind, u64::MAX).map_or_else(String::new, |why| format!(" [not here: {why}]"));
+        format!("  {:<20} {}{lacks}\n", kind.name, kind.about)
+    });
+    let workloads = workloads::kinds().map(|kind| format!("  {:<20} {}\n", kind.name, kind.about));
+    format!("nemeses:\n{}workloads:\n{}", nemeses.collect::<String>(), workloads.collect::<String>())
 }

@@ -65,6 +65,11 @@ impl Operator {
         }
     }
 
+    /// One try. The error is what the cluster says, too.
+    pub async fn transfer(&self, group: GroupId, to: NodeId) -> Result<(), ClientError> {
+        self.ask_once(ClusterRequest::TransferLeader { group, to: Some(to) }).await.map(drop)
+    }
+
     pub async fn report(&self) -> anyhow::Result<ClusterReport> {
         match self.ask(ClusterRequest::Report).await? {
             Reply::Cluster(ClusterReply::Cluster(report)) => Ok(*report),
@@ -159,10 +164,4 @@ pub fn leads(report: &ClusterReport) -> BTreeMap<u64, Vec<GroupId>> {
         }
     }
     leads
-}
-
-/// The node that leads most. Of several, the first.
-pub fn leads_most(report: &ClusterReport) -> anyhow::Result<(u64, Vec<GroupId>)> {
-    let most = leads(report).into_iter().max_by_key(|(node, groups)| (groups.len(), std::cmp::Reverse(*node)));
-    most.filter(|(_, groups)| !groups.is_empty()).context("nobody leads anything")
 }

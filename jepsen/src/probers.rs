@@ -128,6 +128,23 @@ impl Probes {
         probes.iter().map(|(group, answers)| (*group, longest(answers))).collect()
     }
 
+    /// When the last of so many groups had acknowledged a write after that moment; none if one has not yet.
+    pub fn all_answered_after(&self, since: Moment, groups: u16) -> Option<Moment> {
+        let probes = self.0.lock();
+        let first = |group: GroupId| {
+            let answers = probes.get(&group)?;
+            // Answers of one prober are in order.
+            Some(answers.get(answers.partition_point(|answer| answer.answered <= since))?.answered)
+        };
+        let firsts: Option<Vec<Moment>> = data_groups(groups).map(first).collect();
+        firsts?.into_iter().max()
+    }
+
+    /// All answers, by group.
+    pub fn all(&self) -> BTreeMap<GroupId, Vec<Answer>> {
+        self.0.lock().clone()
+    }
+
     /// How long answers took that were asked for between the two.
     pub fn latencies(&self, from: Moment, to: Moment) -> Vec<f64> {
         let probes = self.0.lock();

@@ -38,6 +38,18 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, pid, out, out_before })
     }
 
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// The states of its threads, as the kernel writes them: `R` runs, `S` sleeps, `T` is stopped, `D` waits for a disk.
+    pub fn states(&self) -> String {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+        // The name before it stands in parentheses and may contain anything.
+        stats.filter_map(|stat| stat.rsplit_once(')')?.1.trim_start().chars().next()).collect()
+    }
+
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         kill_process(self.pid, signal).with_context(|| format!("{} cannot be signalled", self.name))
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
@@ -11,45 +13,61 @@ use serde_json::Value;
 
 use crate::args::RunArgs;
 use crate::checks::NodeFigures;
-use crate::findings::Found;
+use crate::findings::{Found, Sort};
 use crate::moment::{Moment, ms};
+use crate::network::Count;
+use crate::operations::{Operation, Sum, sums};
 use crate::probers::{Probes, Spread};
 use crate::stage::Fault;
-use crate::workloads::ledger::LoadReport;
+use crate::verdict::Verdict;
 
 /// What a summary is made of.
 pub struct Parts {
     pub args: RunArgs,
+    pub verdict: Verdict,
+    pub began: Moment,
     pub took: Duration,
     pub calm: (Moment, Moment),
     pub faults: Vec<Fault>,
+    pub skipped: Vec<(String, String)>,
     pub measured: Vec<(String, Value)>,
-    pub load: LoadReport,
+    /// Figures of each workload.
+    pub loads: BTreeMap<&'static str, Value>,
+    pub operations: Vec<Operation>,
     pub probes: Probes,
-    pub read_again: u64,
     pub spread: BTreeMap<u64, usize>,
     pub digests: BTreeMap<u32, (u64, u64)>,
     pub nodes: Vec<NodeFigures>,
-    pub found: Found,
+    pub network: Option<Count>,
+    pub found: BTreeMap<Sort, Found>,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
+    pub verdict: Verdict,
+    /// Why the suite could not go on, if it could not.
+    failure: Option<String>,
     seed: Option<u64>,
     args: RunArgs,
     took_s: f64,
-    violations: u64,
-    first_violations: Vec<String>,
+    found: BTreeMap<Sort, Found>,
+    skipped: Vec<(String, String)>,
     /// By nemesis.
     unavailability: BTreeMap<String, Unavailability>,
     faults: Vec<FaultReport>,
-    operations: Operations,
+    operations: BTreeMap<&'static str, Sum>,
+    probe_ms_calm: Spread,
+    workloads: BTreeMap<&'static str, Value>,
     measured: Vec<(String, Value)>,
+    /// What was done to frames between nodes.
+    network: Option<Count>,
     /// Groups that each node leads in the end.
     leaders: BTreeMap<u64, usize>,
     /// Index and checksum that all copies of a group have in the end.
     digests: BTreeMap<u32, (u64, String)>,
     nodes: Vec<NodeFigures>,
+    #[serde(skip)]
+    html: Option<String>,
 }
 
 /// How long groups could not be written to because of faults.
@@ -62,6 +80,8 @@ struct Unavailability {
     led_ms: Spread,
     /// Groups that it did not lead.
     not_led_ms: Spread,
+    /// From the end of the fault until every group had acknowledged a write.
+    writes_back_ms: Spread,
     until_well_ms: Spread,
 }
 
@@ -74,26 +94,11 @@ struct FaultReport {
     until_well_ms: Option<f64>,
 }
 
-#[derive(Clone, Debug, Serialize)]
-struct Operations {
-    runs_started: u64,
-    runs_acknowledged: u64,
-    runs_ended: u64,
-    results_read_again: u64,
-    start_ms: Spread,
-    run_ms: Spread,
-    steps_recorded: u64,
-    executions: u64,
-    executions_repeated: u64,
-    executions_python: u64,
-    probes: usize,
-    probe_ms_calm: Spread,
-}
-
 impl Summary {
     pub fn new(parts: Parts) -> Self {
-        let Parts { args, took, calm, faults, measured, load, probes, read_again, spread, digests, nodes, found } =
-            parts;
+        let operations = sums(&parts.operations);
+        let html = crate::html::page(&parts, &operations);
+        let Parts { args, verdict, took, calm, faults, skipped, measured, loads, probes, spread, .. } = parts;
         let reports: Vec<FaultReport> = faults.into_iter().map(|fault| FaultReport::new(fault, &probes)).collect();
         let mut unavailability = BTreeMap::new();
         for fault in &reports {
@@ -101,38 +106,70 @@ impl Summary {
                 .entry(fault.fault.nemesis.clone())
                 .or_insert_with(|| Unavailability::of(&reports, &fault.fault));
         }
-        let operations = Operations {
-            runs_started: load.runs_started,
-            runs_acknowledged: load.runs_acknowledged,
-            runs_ended: load.runs_ended,
-            results_read_again: read_again,
-            start_ms: Spread::of(load.start_ms),
-            run_ms: Spread::of(load.run_ms),
-            steps_recorded: load.steps_recorded,
-            executions: load.executions,
-            executions_repeated: load.executions_repeated,
-            executions_python: load.executions_python,
-            probes: probes.count(),
-            probe_ms_calm: Spread::of(probes.latencies(calm.0, calm.1)),
-        };
+        let sum = |(group, (index, sum))| (group, (index, format!("{sum:016x}")));
         Self {
+            verdict,
+            failure: None,
             seed: args.seed,
             args,
             took_s: took.as_secs_f64().round(),
-            violations: found.count,
-            first_violations: found.first,
+            found: parts.found,
+            skipped,
             unavailability,
             faults: reports,
             operations,
+            probe_ms_calm: Spread::of(probes.latencies(calm.0, calm.1)),
+            workloads: loads,
             measured,
+            network: parts.network,
             leaders: spread,
-            digests: digests.into_iter().map(|(group, (index, sum))| (group, (index, format!("{sum:016x}")))).collect(),
-            nodes,
+            digests: parts.digests.into_iter().map(sum).collect(),
+            nodes: parts.nodes,
+            html: Some(html),
         }
     }
 
-    pub fn violations(&self) -> u64 {
-        self.violations
+    /// The suite itself could not go on.
+    pub fn of_failure(args: &RunArgs, why: &str) -> Self {
+        Self { failure: Some(why.to_owned()), ..Self::empty(args, Verdict::HarnessFailure) }
+    }
+
+    /// The machine lacks what every nemesis needs.
+    pub fn of_skipped(args: &RunArgs, skipped: Vec<(String, String)>) -> Self {
+        Self { skipped, ..Self::empty(args, Verdict::Skipped) }
+    }
+
+    fn empty(args: &RunArgs, verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            failure: None,
+            seed: args.seed,
+            args: args.clone(),
+            took_s: 0.0,
+            found: BTreeMap::new(),
+            skipped: Vec::new(),
+            unavailability: BTreeMap::new(),
+            faults: Vec::new(),
+            operations: BTreeMap::new(),
+            probe_ms_calm: Spread::default(),
+            workloads: BTreeMap::new(),
+            measured: Vec::new(),
+            network: None,
+            leaders: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            nodes: Vec::new(),
+            html: None,
+        }
+    }
+
+    /// Into the folder of the run.
+    pub fn write(&self, out: &Path) -> anyhow::Result<()> {
+        fs::write(out.join("summary.json"), serde_json::to_vec_pretty(self)?)?;
+        fs::write(out.join("summary.txt"), format!("{self}\n"))?;
+        if let Some(html) = &self.html {
+            fs::write(out.join("report.html"), html)?;
+        }
+        Ok(())
     }
 }
 
@@ -164,6 +201,7 @@ impl Unavailability {
             worst_group_ms: Spread::of(same.iter().map(worst).collect()),
             led_ms: gaps(true),
             not_led_ms: gaps(false),
+            writes_back_ms: Spread::of(same.iter().filter_map(|one| one.fault.writes_back_ms).collect()),
             until_well_ms: Spread::of(same.iter().filter_map(|one| one.until_well_ms).collect()),
         }
     }
@@ -171,27 +209,28 @@ impl Unavailability {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Operations { runs_started, runs_acknowledged, runs_ended, .. } = self.operations;
-        let of = &self.operations;
-        writeln!(f, "seed {}, {} s, nemeses {:?}", self.seed.unwrap_or_default(), self.took_s, self.args.nemesis)?;
-        writeln!(
-            f,
-            "runs: {runs_started} started, {runs_acknowledged} acknowledged, {runs_ended} ended, {} read again",
-            of.results_read_again
-        )?;
-        writeln!(
-            f,
-            "steps: {} recorded, {} executions ({} repeated, {} in Python)",
-            of.steps_recorded, of.executions, of.executions_repeated, of.executions_python
-        )?;
+        writeln!(f, "verdict: {}", self.verdict)?;
+        let (seed, took) = (self.seed.unwrap_or_default(), self.took_s);
+        writeln!(f, "seed {seed}, {took} s, {} under {}", self.args.workload.join(","), self.args.nemesis.join(","))?;
+        if let Some(failure) = &self.failure {
+            writeln!(f, "the suite could not go on: {failure}")?;
+        }
+        for (nemesis, why) in &self.skipped {
+            writeln!(f, "skipped: {nemesis}, because {why}")?;
+        }
+        for (workload, figures) in &self.workloads {
+            writeln!(f, "{workload}: {figures}")?;
+        }
         let mut table = table(&["", "count", "p50 ms", "p99 ms", "max ms"]);
-        table.add_row(row("probe, calm", of.probe_ms_calm));
-        table.add_row(row("start of a run", of.start_ms));
-        table.add_row(row("run, start to result", of.run_ms));
+        table.add_row(row("probe, calm", self.probe_ms_calm));
+        for (what, sum) in &self.operations {
+            table.add_row(row(&format!("{what} ({} failed, {} maybe)", sum.failed, sum.maybe), sum.ms));
+        }
         for (nemesis, one) in &self.unavailability {
             table.add_row(row(&format!("{nemesis}: no write, worst group"), one.worst_group_ms));
             table.add_row(row(&format!("{nemesis}: no write, groups led"), one.led_ms));
             table.add_row(row(&format!("{nemesis}: no write, other groups"), one.not_led_ms));
+            table.add_row(row(&format!("{nemesis}: writes back after"), one.writes_back_ms));
             table.add_row(row(&format!("{nemesis}: until well"), one.until_well_ms));
         }
         writeln!(f, "{table}")?;
@@ -210,9 +249,18 @@ impl fmt::Display for Summary {
             nodes.add_row([node.node.to_string(), starts, disk, syncs, log, entries, commands, leads]);
         }
         writeln!(f, "{nodes}")?;
-        write!(f, "violations: {}", self.violations)?;
-        for violation in &self.first_violations {
-            write!(f, "\n  {violation}")?;
+        for fault in self.faults.iter().map(|report| &report.fault) {
+            let bite = fault.bite.as_deref().unwrap_or("it did nothing");
+            writeln!(f, "{} {:?}, {}: {bite}", fault.nemesis, fault.nodes, fault.more)?;
+        }
+        if let Some(network) = &self.network {
+            writeln!(f, "frames: {network:?}")?;
+        }
+        write!(f, "violations: {}", self.found.get(&Sort::Violation).map_or(0, |found| found.count))?;
+        for (sort, found) in &self.found {
+            for what in &found.first {
+                write!(f, "\n  {sort:?}: {what}")?;
+            }
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! One run of the suite, from an empty folder to a summary.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
@@ -7,26 +8,34 @@ use anyhow::{Context, ensure};
 use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::GroupId;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::args::{RunArgs, WorkloadName};
-use crate::checks;
+use crate::args::RunArgs;
+use crate::checks::{self, Excuse};
 use crate::cluster::Cluster;
-use crate::findings::Findings;
+use crate::findings::{Findings, Sort};
 use crate::history::History;
-use crate::moment::Moment;
-use crate::nemeses;
-use crate::operator::{Operator, PATIENCE};
+use crate::moment::{Moment, ms};
+use crate::nemeses::{self, Bite, Plan};
+use crate::operations::Operations;
+use crate::operator::{Operator, PATIENCE, leads};
 use crate::probers::{Probers, Probes};
 use crate::report::Summary;
-use crate::workloads::ledger::Load;
+use crate::verdict::Verdict;
+use crate::workloads::{self, Setting, Workload};
 
 /// Everything that was started has an answer by then.
 const QUIET_PATIENCE: Duration = Duration::from_secs(90);
+/// Every group can be written to so soon after a fault has ended.
+pub const WRITES_BACK_WITHIN: Duration = Duration::from_millis(2_500);
+/// Fewer acknowledged operations per second, while things go wrong, say nothing about the promises.
+const OPERATIONS_PER_SECOND_MIN: f64 = 5.0;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What a nemesis has to do with.
 pub struct Stage {
@@ -34,11 +43,19 @@ pub struct Stage {
     pub cluster: Cluster,
     pub operator: Operator,
     pub findings: Findings,
+    pub operations: Operations,
     pub chance: StdRng,
     history: History,
-    load: Load,
+    loads: Vec<(&'static str, Box<dyn Workload>)>,
     probers: Option<Probers>,
+    /// What each node led when all was last well.
+    leads: BTreeMap<u64, Vec<GroupId>>,
+    /// Whom something is being done to.
+    struck: BTreeSet<u64>,
+    is_single: bool,
     faults: Vec<Fault>,
+    skipped: Vec<(String, String)>,
+    excuses: Vec<Excuse>,
     measured: Vec<(String, Value)>,
     last_node: u64,
 }
@@ -47,43 +64,175 @@ pub struct Stage {
 #[derive(Clone, Debug, Serialize)]
 pub struct Fault {
     pub nemesis: String,
-    pub node: u64,
-    /// Groups that it led.
+    pub nodes: Vec<u64>,
+    /// Groups that they led.
     pub led: Vec<u32>,
     pub more: String,
     pub began: Moment,
+    /// When it was taken back.
+    pub healed: Option<Moment>,
+    /// What shows that it did something.
+    pub bite: Option<String>,
+    /// From then until every group had acknowledged a write.
+    pub writes_back_ms: Option<f64>,
     /// When the cluster was well again.
     pub over: Option<Moment>,
 }
 
 /// A fault that is not over.
 #[must_use = "a fault is over when the cluster is well again"]
-pub struct Begun(usize);
+pub struct Begun {
+    fault: usize,
+    excuses: Vec<Excuse>,
+}
 
 impl Stage {
-    /// A nemesis is about to do something to a node.
-    pub fn begin(&mut self, nemesis: &str, node: u64, led: &[GroupId], more: String) -> Begun {
-        let led = led.iter().map(|group| group.0).collect();
-        let fault = Fault { nemesis: nemesis.into(), node, led, more, began: Moment::now(), over: None };
-        info!(nemesis, node, led = ?fault.led, more = fault.more, "fault");
+    /// Who leads what, while all is well, and from now on nobody is struck.
+    pub async fn look_around(&mut self) -> anyhow::Result<()> {
+        self.leads = leads(&self.operator.report().await?);
+        self.struck.clear();
+        self.is_single = true;
+        Ok(())
+    }
+
+    /// A node that leads something, whatever else is done to it.
+    pub fn some_leader(&mut self) -> Option<(u64, Vec<GroupId>)> {
+        let all = self.cluster.running();
+        self.leader_of(&all)
+    }
+
+    /// Of the nodes that nothing is done to yet one that leads something, to do something to; none if a minority is struck.
+    pub fn leader(&mut self) -> Option<(u64, Vec<GroupId>)> {
+        let free = self.free();
+        let (node, led) = self.leader_of(&free)?;
+        self.struck.insert(node);
+        Some((node, led))
+    }
+
+    /// Whoever leads more, is drawn more often. Nobody leads nothing for long: then it is any node.
+    fn leader_of(&mut self, nodes: &[u64]) -> Option<(u64, Vec<GroupId>)> {
+        let leads: Vec<u64> = nodes.iter().flat_map(|node| vec![*node; self.led_by(&[*node]).len()]).collect();
+        let of = if leads.is_empty() { nodes } else { &leads };
+        let node = *of.choose(&mut self.chance)?;
+        Some((node, self.led_by(&[node])))
+    }
+
+    /// The same with any of them.
+    pub fn some_node(&mut self) -> Option<(u64, Vec<GroupId>)> {
+        let node = *self.free().choose(&mut self.chance)?;
+        self.struck.insert(node);
+        Some((node, self.led_by(&[node])))
+    }
+
+    fn free(&self) -> Vec<u64> {
+        let running = self.cluster.running();
+        let minority = running.len().saturating_sub(1) / 2;
+        if !self.struck.is_empty() && self.struck.len() >= minority {
+            return Vec::new();
+        }
+        running.into_iter().filter(|node| !self.struck.contains(node)).collect()
+    }
+
+    pub fn led_by(&self, nodes: &[u64]) -> Vec<GroupId> {
+        nodes.iter().filter_map(|node| self.leads.get(node)).flatten().copied().collect()
+    }
+
+    /// Whether this run has what a nemesis needs.
+    pub fn can_have(&self, kind: &nemeses::Kind) -> bool {
+        !(self.args.plain && kind.needs.iter().any(|need| need.is_of_the_world()))
+    }
+
+    /// Whether only one thing goes wrong at a time.
+    pub fn is_single(&self) -> bool {
+        self.is_single
+    }
+
+    /// Several things go wrong at once.
+    pub fn mix(&mut self) {
+        self.is_single = false;
+    }
+
+    /// A nemesis is about to do something.
+    pub fn begin(&mut self, nemesis: &str, plan: &Plan) -> Begun {
+        let fault = Fault {
+            nemesis: nemesis.into(),
+            nodes: plan.nodes.clone(),
+            led: plan.led.iter().map(|group| group.0).collect(),
+            more: plan.more.clone(),
+            began: Moment::now(),
+            healed: None,
+            bite: None,
+            writes_back_ms: None,
+            over: None,
+        };
+        info!(nemesis, nodes = ?fault.nodes, led = ?fault.led, more = fault.more, "fault");
         self.history.note("fault", &json!(fault));
+        let excused = plan.nodes.iter().filter(|_| plan.excuses);
+        let excuses = excused.filter_map(|node| Excuse::begin(&self.cluster, *node)).collect();
         self.faults.push(fault);
-        Begun(self.faults.len() - 1)
+        Begun { fault: self.faults.len() - 1, excuses }
+    }
+
+    /// It was taken back.
+    pub fn healed(&mut self, begun: &Begun, bite: Bite) {
+        let fault = &mut self.faults[begun.fault];
+        fault.healed = Some(Moment::now());
+        info!(nemesis = fault.nemesis, ?bite, "healed");
+        match bite {
+            Ok(bite) => fault.bite = Some(bite),
+            Err(why) => self.findings.uncovered(format!("{} did nothing ({}): {why}", fault.nemesis, fault.more)),
+        }
+        self.history.note("healed", &json!(self.faults[begun.fault]));
     }
 
     /// Waits until the cluster is well, which it has to be by itself.
-    pub async fn settle(&mut self, fault: Begun) -> anyhow::Result<()> {
-        if let Err(error) = self.operator.healthy(PATIENCE).await {
-            self.findings.violation(format!("the cluster does not get well: {error:#}"));
+    pub async fn settle(&mut self, begun: Begun) -> anyhow::Result<()> {
+        let healed = self.faults[begun.fault].healed.unwrap_or_else(Moment::now);
+        let nemesis = self.faults[begun.fault].nemesis.clone();
+        match self.writes_back(healed).await {
+            Some(back) => {
+                self.faults[begun.fault].writes_back_ms = Some(ms(back));
+                if back > WRITES_BACK_WITHIN {
+                    self.findings.violation(format!(
+                        "after {nemesis}, writes are back after {} ms; {} ms are allowed",
+                        back.as_millis(),
+                        WRITES_BACK_WITHIN.as_millis()
+                    ));
+                }
+            }
+            None => self.findings.violation(format!("after {nemesis}, writes are not back within {PATIENCE:?}")),
         }
+        self.well().await;
         for node in self.cluster.fallen() {
             self.findings.violation(format!("node {node} has ended by itself"));
             self.cluster.start(node).await?;
         }
-        let fault = &mut self.faults[fault.0];
+        self.excuses.extend(begun.excuses.into_iter().map(|excuse| excuse.end(&self.cluster)));
+        let fault = &mut self.faults[begun.fault];
         fault.over = Some(Moment::now());
         self.history.note("well", &json!(fault));
         Ok(())
+    }
+
+    /// Waits until the cluster says that it is well.
+    pub async fn well(&self) {
+        if let Err(error) = self.operator.healthy(PATIENCE).await {
+            self.findings.violation(format!("the cluster does not get well: {error:#}"));
+        }
+    }
+
+    /// How long after that moment every group had acknowledged a write.
+    async fn writes_back(&self, since: Moment) -> Option<Duration> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(back) = self.probes().all_answered_after(since, self.args.groups) {
+                return Some(back.since(since));
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Something that the summary shows.
@@ -98,16 +247,23 @@ impl Stage {
         self.last_node
     }
 
-    pub fn runs(&self) -> usize {
-        self.load.count()
-    }
-
     pub fn probes(&self) -> Probes {
         self.probers.as_ref().expect("they probe until all is quiet").probes.clone()
     }
+
+    /// Waits until everything that was begun has ended: nothing goes wrong any more.
+    async fn quiet(&mut self) -> anyhow::Result<()> {
+        for (_, load) in &mut self.loads {
+            load.quiet(QUIET_PATIENCE).await?;
+        }
+        if let Some(probers) = self.probers.take() {
+            probers.stop().await;
+        }
+        Ok(())
+    }
 }
 
-/// Runs the suite. What is violated is in the summary; an error is what the suite itself could not do.
+/// Runs the suite. What was found is in the summary; an error is what the suite itself could not do.
 pub async fn run(args: &RunArgs) -> anyhow::Result<Summary> {
     let seed = args.seed.unwrap_or_else(|| rand::rng().random());
     let args = RunArgs { seed: Some(seed), ..args.clone() };
@@ -118,9 +274,11 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Summary> {
     history.note("begin", &json!({ "args": args, "version": env!("CARGO_PKG_VERSION") }));
     let summary = play(args.clone(), &history, seed).await;
     history.flush()?;
-    let summary = summary?;
-    fs::write(args.out.join("summary.json"), serde_json::to_vec_pretty(&summary)?)?;
-    fs::write(args.out.join("summary.txt"), format!("{summary}\n"))?;
+    let summary = summary.unwrap_or_else(|error| {
+        warn!(%error, "the suite cannot go on");
+        Summary::of_failure(&args, &format!("{error:#}"))
+    });
+    summary.write(&args.out)?;
     Ok(summary)
 }
 
@@ -128,6 +286,14 @@ async fn play(args: RunArgs, history: &History, seed: u64) -> anyhow::Result<Sum
     let mut chance = StdRng::seed_from_u64(seed);
     let findings = Findings::new(history.clone());
     let began = Moment::now();
+    let (kinds, skipped) = chosen(&args);
+    for (name, why) in &skipped {
+        warn!(nemesis = name, why, "skipped");
+        history.note("skipped", &json!({ "nemesis": name, "why": why }));
+    }
+    if kinds.is_empty() && !skipped.is_empty() {
+        return Ok(Summary::of_skipped(&args, skipped));
+    }
     // Each part draws from chance of its own: what one draws does not change what another does.
     let mut fork = || StdRng::seed_from_u64(chance.random());
     let mut cluster = Cluster::empty(&args, fork())?;
@@ -135,9 +301,19 @@ async fn play(args: RunArgs, history: &History, seed: u64) -> anyhow::Result<Sum
     let operator = form(&args, &mut cluster).await?;
     info!(nodes = args.nodes, groups = args.groups, "a cluster");
 
-    let load = match args.workload {
-        WorkloadName::Ledger => Load::start(&args, &cluster, history, &findings, &mut of_load).await?,
-    };
+    let operations = Operations::default();
+    let mut loads = Vec::new();
+    for kind in workloads::kinds().filter(|kind| args.workload.iter().any(|name| name == kind.name)) {
+        let setting = Setting {
+            args: &args,
+            cluster: &cluster,
+            history: history.clone(),
+            findings: findings.clone(),
+            operations: operations.clone(),
+            chance: StdRng::seed_from_u64(of_load.random()),
+        };
+        loads.push((kind.name, (kind.start)(setting).await?));
+    }
     let options = cluster.options(&cluster.running())?;
     let probers = Probers::start(&options, args.groups, history, &findings, &mut of_probers).await?;
     let mut stage = Stage {
@@ -146,20 +322,38 @@ async fn play(args: RunArgs, history: &History, seed: u64) -> anyhow::Result<Sum
         cluster,
         operator,
         findings,
+        operations,
         chance: of_faults,
         history: history.clone(),
-        load,
+        loads,
         probers: Some(probers),
+        leads: BTreeMap::new(),
+        struck: BTreeSet::new(),
+        is_single: true,
         faults: Vec::new(),
+        skipped,
+        excuses: Vec::new(),
         measured: Vec::new(),
     };
     let calm = Moment::now();
     sleep(Duration::from_secs(stage.args.calm)).await;
     let calm = (calm, Moment::now());
-    for nemesis in stage.args.nemesis.clone() {
-        nemeses::unleash(nemesis, &mut stage).await?;
-    }
+    nemeses::unleash(&mut stage, &kinds).await?;
     settle_down(stage, began, calm).await
+}
+
+/// The nemeses that were asked for and can be had, and why others cannot.
+fn chosen(args: &RunArgs) -> (Vec<&'static nemeses::Kind>, Vec<(String, String)>) {
+    let (mut kinds, mut skipped) = (Vec::new(), Vec::new());
+    for kind in args.nemesis.iter().filter_map(|name| nemeses::find(name)) {
+        let network = kind.needs.iter().any(|need| need.is_of_the_world());
+        let plain = (args.plain && network).then(|| "the nodes are plain processes".to_owned());
+        match plain.or_else(|| nemeses::lacks(kind, args.nodes)) {
+            None => kinds.push(kind),
+            Some(why) => skipped.push((kind.name.to_owned(), why)),
+        }
+    }
+    (kinds, skipped)
 }
 
 /// A cluster of so many nodes, from 1, with everything in its place.
@@ -183,10 +377,8 @@ async fn form(args: &RunArgs, cluster: &mut Cluster) -> anyhow::Result<Operator>
 async fn settle_down(mut stage: Stage, began: Moment, calm: (Moment, Moment)) -> anyhow::Result<Summary> {
     info!("quiet");
     let probes = stage.probes();
-    stage.load.quiet(QUIET_PATIENCE).await?;
-    if let Some(probers) = stage.probers.take() {
-        probers.stop().await;
-    }
+    let struck_for = Moment::now().since(calm.1);
+    stage.quiet().await?;
     let at_rest = stage.operator.healthy(PATIENCE).await;
     let spread = match &at_rest {
         Ok(report) => checks::leader_spread(report, &stage.findings),
@@ -196,30 +388,43 @@ async fn settle_down(mut stage: Stage, began: Moment, calm: (Moment, Moment)) ->
         }
     };
     let options = stage.cluster.options(&stage.cluster.running())?;
-    let read_again = stage.load.read_again(options).await?;
-    let load = stage.load.finish().await?;
+    let mut loads = BTreeMap::new();
+    for (name, load) in std::mem::take(&mut stage.loads) {
+        loads.insert(name, load.finish(options.clone()).await?);
+    }
     let digests = checks::equal_copies(&stage.operator, stage.args.groups, &stage.findings).await?;
     let report = stage.operator.report().await?;
     stage.operator.close().await;
     let unclean = stage.cluster.stop_all().await;
     unclean.into_iter().for_each(|what| stage.findings.violation(what));
-    checks::logs(&stage.cluster, &stage.findings);
+    checks::logs(&stage.cluster, &stage.excuses, &stage.findings);
+    let operations = stage.operations.all();
+    checks::coverage(&operations, struck_for, OPERATIONS_PER_SECOND_MIN, &stage.findings);
     let nodes = checks::node_figures(&stage.cluster, &report);
-    if stage.findings.all().count > 0 {
+    let network = stage.cluster.network().ok().map(|network| network.count());
+    if stage.findings.all().contains_key(&Sort::Violation) {
         warn!("promises were broken");
+    }
+    let verdict = Verdict::of(&stage.findings.all());
+    if verdict == Verdict::Valid && !stage.args.keep_disks {
+        stage.cluster.remove_disks();
     }
     let summary = Summary::new(crate::report::Parts {
         args: stage.args,
+        verdict,
+        began,
         took: Moment::now().since(began),
         calm,
         faults: stage.faults,
+        skipped: stage.skipped,
         measured: stage.measured,
-        load,
+        loads,
+        operations,
         probes,
-        read_again,
         spread,
         digests,
         nodes,
+        network,
         found: stage.findings.all(),
     });
     stage.history.note("end", &json!(summary));

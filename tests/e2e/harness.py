@@ -117,11 +117,13 @@ def is_alive(pid: int) -> bool:
 
 def children_of(pid: int) -> list[int]:
     """The direct children, oldest first."""
+    found: list[int] = []
     try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        found = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
-        return []
+        # The process has ended; or one of its threads has meanwhile, and its children are another thread's now.
+        return children_of(pid) if is_alive(pid) else []
     return sorted(child for child in found if is_alive(child))
 
 

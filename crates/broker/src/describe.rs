@@ -8,7 +8,7 @@ use coda_protocol::limits::{LIST_ROWS_MAX, LIST_SCAN_ROWS_MAX};
 use coda_protocol::reject::{Refusal, Reject};
 use coda_protocol::reply::{
     GroupDescription, LaneDescription, LaneList, NodeDescription, QueueCursor, QueuePage, QueuePlace, QueueSummary,
-    Reply, Wait,
+    Reply, RunDescription, TaskDescription, Wait,
 };
 use coda_protocol::request::Subscribe;
 
@@ -19,6 +19,9 @@ use crate::queue::QueueHandle;
 use crate::router::Router;
 
 pub type Described = Result<(Position, Reply), Refusal>;
+
+/// What state says of one thing, and where: that it is not there is an observation too.
+pub type Seen = (Position, Result<Reply, Reject>);
 
 /// A page of a group's queues: those that state knows, then those that nobody but workers knows.
 pub fn queues_of(router: &Router, from: Option<&QueuePlace>) -> (Position, QueuePage) {
@@ -111,20 +114,24 @@ fn idle(kind: WorkKind, name: Name) -> LaneDescription {
     }
 }
 
-pub fn run(router: &Router, run: RunId) -> Described {
+pub fn run(router: &Router, run: RunId) -> Seen {
     let group = router.shared.group.id();
     let (position, described) = router.read(|view, position| (position, query::run(view, group, run)));
-    let mut run = described?;
-    run.waits = refined(router, run.waits, &run.queue, WorkKind::Run, &run.workflow);
-    Ok((position, Reply::Run(run)))
+    let refine = |run: RunDescription| {
+        let waits = refined(router, run.waits, &run.queue, WorkKind::Run, &run.workflow);
+        Reply::Run(RunDescription { waits, ..run })
+    };
+    (position, described.map(refine))
 }
 
-pub fn task(router: &Router, task: TaskId) -> Described {
+pub fn task(router: &Router, task: TaskId) -> Seen {
     let group = router.shared.group.id();
     let (position, described) = router.read(|view, position| (position, query::task(view, group, task)));
-    let mut task = described?;
-    task.waits = refined(router, task.waits, &task.queue, WorkKind::Task, &task.name);
-    Ok((position, Reply::Task(task)))
+    let refine = |task: TaskDescription| {
+        let waits = refined(router, task.waits, &task.queue, WorkKind::Task, &task.name);
+        Reply::Task(TaskDescription { waits, ..task })
+    };
+    (position, described.map(refine))
 }
 
 fn refined(router: &Router, waits: Wait, queue: &Name, kind: WorkKind, name: &Name) -> Wait {
@@ -134,19 +141,16 @@ fn refined(router: &Router, waits: Wait, queue: &Name, kind: WorkKind, name: &Na
     router.shared.queues.read().get(queue).map_or(Wait::NoWorker, |queue| queue.dispatch.lock().why(kind, name))
 }
 
-/// The node itself, with the groups that it leads.
-pub fn node(host: &Host) -> (Position, Reply) {
-    let mut position = Position::default();
+/// The node itself, with the groups that it leads. No log says any of it.
+pub fn node(host: &Host) -> Reply {
     let describe = |router: Router| {
         let status = router.shared.group.status();
-        let group = GroupDescription {
+        GroupDescription {
             group: router.shared.group.id().0,
             leader: status.leader,
             term: status.term,
             applied: status.applied.unwrap_or_default(),
-        };
-        position = Position { group: group.group, term: group.term, index: group.applied };
-        group
+        }
     };
     let groups = host.routes.all().into_iter().map(describe).collect();
     let description = NodeDescription {
@@ -157,7 +161,7 @@ pub fn node(host: &Host) -> (Position, Reply) {
         sessions: host.sessions.count() as u32,
         counters: cluster::counters(host),
     };
-    (position, Reply::Node(description))
+    Reply::Node(description)
 }
 
 /// Checks what a worker says it can do.

@@ -53,7 +53,7 @@ impl ReplyTo {
     /// With the answer, for somebody on this node.
     pub fn local() -> (impl Future<Output = (Position, Result<Reply, Refusal>)> + Send, Self) {
         let (sender, answer) = oneshot::channel();
-        let lost = || (Position::default(), Err(Unavailable::NotLeader { leader: None }.into()));
+        let lost = || (Position::NOWHERE, Err(Unavailable::NotLeader { leader: None }.into()));
         (async move { answer.await.unwrap_or_else(|_| lost()) }, Self(Some(Asker::Local(sender))))
     }
 
@@ -70,7 +70,7 @@ impl ReplyTo {
     }
 
     pub fn refuse(self, refusal: impl Into<Refusal>) {
-        self.answer(Position::default(), Err(refusal.into()));
+        self.answer(Position::NOWHERE, Err(refusal.into()));
     }
 
     /// The connection that waits for it.
@@ -96,7 +96,7 @@ impl ReplyTo {
 impl Drop for ReplyTo {
     fn drop(&mut self) {
         if let Some(asker) = self.0.take() {
-            asker.answer(Position::default(), Err(Unavailable::NotLeader { leader: None }.into()));
+            asker.answer(Position::NOWHERE, Err(Unavailable::NotLeader { leader: None }.into()));
         }
     }
 }

@@ -127,10 +127,9 @@ impl Router {
         }
     }
 
-    /// Reads applied state at one moment.
+    /// Reads applied state at one moment, with the position of the last entry in it.
     pub fn read<T>(&self, read: impl FnOnce(&dyn Read, Position) -> T) -> T {
-        let Shared { group, term, .. } = &*self.shared;
-        group.read(|view, index| read(view, Position { group: group.id().0, term: *term, index }))
+        self.shared.group.read_at(read)
     }
 
     /// Acts on what an entry meant.

@@ -15,7 +15,7 @@ use coda_protocol::frame::{CLOSE_REPLACED, Frame, FrameError};
 use coda_protocol::ids::{GroupId, Name, Position, SessionId, Slot, Slotted, Work};
 use coda_protocol::limits::{LEASES_PER_SESSION_MAX, REQUESTS_IN_FLIGHT_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
 use coda_protocol::planted;
-use coda_protocol::reject::{Reject, Unavailable};
+use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::{LaneList, QueueCursor, QueueDescription, QueuePage, Reply};
 use coda_protocol::request::{Credit, Request, Resume, Subscribe};
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ use tracing::warn;
 
 use crate::cluster::{self, everyone};
 use crate::config::RETRY_AFTER_MS;
-use crate::describe::{self, Described};
+use crate::describe::{self, Described, Seen};
 use crate::dispatch::Epoch;
 use crate::free_slots::FreeSlots;
 use crate::host::Host;
@@ -117,7 +117,7 @@ impl Session {
             Request::DescribeTask(task) => {
                 self.describe(task.slot(), reply, move |router| describe::task(router, task));
             }
-            Request::DescribeNode => answer(reply, Ok(describe::node(&self.host))),
+            Request::DescribeNode => reply.answer(Position::NOWHERE, Ok(describe::node(&self.host))),
             Request::ListQueues => {
                 let first = |QueuePage { queues, .. }| Reply::Queues(queues);
                 self.everyone(reply, |host| async move {
@@ -162,13 +162,23 @@ impl Session {
         }
     }
 
-    fn describe(&self, slot: Slot, reply: ReplyTo, describe: impl FnOnce(&Router) -> Described + Send + 'static) {
-        self.everyone(reply, move |host| async move {
-            let router = host.led_of(slot)?;
-            if !planted::is("stale-read") {
-                router.confirm().await?;
+    fn describe(&self, slot: Slot, reply: ReplyTo, describe: impl FnOnce(&Router) -> Seen + Send + 'static) {
+        let led = self.host.led_of(slot);
+        tokio::spawn(async move {
+            let confirmed = async {
+                let router = led?;
+                if !planted::is("stale-read") {
+                    router.confirm().await?;
+                }
+                Ok::<_, Refusal>(router)
+            };
+            match confirmed.await {
+                Ok(router) => {
+                    let (position, seen) = describe(&router);
+                    reply.answer(position, seen.map_err(Refusal::Reject));
+                }
+                Err(refusal) => reply.refuse(refusal),
             }
-            describe(&router)
         });
     }
 
@@ -203,7 +213,7 @@ impl Session {
                 let (host, command) = (host.clone(), command.clone());
                 done.spawn(async move { host.asking.clone().propose(&host, group, command).await });
             }
-            let mut last = Ok((Position::default(), Reply::Done));
+            let mut last = Ok((Position::NOWHERE, Reply::Done));
             while let Some(Ok(answer)) = done.join_next().await {
                 last = last.and(answer);
             }
@@ -268,7 +278,7 @@ impl Session {
             }
         }
         self.clear_if_gone();
-        reply.answer(Position::default(), result);
+        reply.answer(Position::NOWHERE, result);
     }
 
     fn subscription(&self, Served { subscribe, slots }: &Served) -> Subscription {
@@ -301,7 +311,7 @@ impl Session {
             served.slots.add(credit.kind, credit.slots);
             routers.iter().for_each(|router| router.slots_added(&credit.queue));
         }
-        reply.answer(Position::default(), Ok(Reply::Done));
+        reply.answer(Position::NOWHERE, Ok(Reply::Done));
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use coda_protocol::ids::{RunId, SessionId, TaskId};
-use coda_protocol::payload::{Failure, Payload};
+use coda_protocol::ids::{Position, RunId, SessionId, TaskId};
+use coda_protocol::payload::{Failure, Payload, WorkOutcome};
 use coda_protocol::reply::{
     LaneList, NodeDescription, QueueList, QueueSummary, Reply, RunDescription, TaskDescription,
 };
@@ -52,6 +52,7 @@ pub struct RunHandle {
     link: Link,
     run: RunId,
     existed: bool,
+    position: Option<Position>,
 }
 
 /// A task that was submitted, by this program or another.
@@ -60,6 +61,7 @@ pub struct TaskHandle {
     link: Link,
     task: TaskId,
     existed: bool,
+    position: Option<Position>,
 }
 
 /// Unpacks the one reply that fits a request.
@@ -89,8 +91,8 @@ impl Client {
     /// [`ClientError::Refused`].
     pub async fn start(&self, options: StartOptions) -> Result<RunHandle, ClientError> {
         let run = options.0.run;
-        let existed = self.started(Request::StartRun(options.0)).await?;
-        Ok(RunHandle { link: self.link.clone(), run, existed })
+        let (existed, position) = self.started(Request::StartRun(options.0)).await?;
+        Ok(RunHandle { link: self.link.clone(), run, existed, position })
     }
 
     /// Submits a task of its own. When this returns, a quorum has it on disk.
@@ -99,8 +101,8 @@ impl Client {
     /// [`ClientError::Refused`].
     pub async fn submit(&self, options: SubmitOptions) -> Result<TaskHandle, ClientError> {
         let task = options.0.task;
-        let existed = self.started(Request::SubmitTask(options.0)).await?;
-        Ok(TaskHandle { link: self.link.clone(), task, existed })
+        let (existed, position) = self.started(Request::SubmitTask(options.0)).await?;
+        Ok(TaskHandle { link: self.link.clone(), task, existed, position })
     }
 
     /// Starts a run in the default queue with a JSON input.
@@ -122,13 +124,13 @@ impl Client {
     /// A handle of a run that exists already.
     #[must_use]
     pub fn run(&self, run: RunId) -> RunHandle {
-        RunHandle { link: self.link.clone(), run, existed: true }
+        RunHandle { link: self.link.clone(), run, existed: true, position: None }
     }
 
     /// A handle of a task that exists already.
     #[must_use]
     pub fn task(&self, task: TaskId) -> TaskHandle {
-        TaskHandle { link: self.link.clone(), task, existed: true }
+        TaskHandle { link: self.link.clone(), task, existed: true, position: None }
     }
 
     /// All queues that hold work, are paused, or have workers, by name: as many pages as there are.
@@ -213,9 +215,9 @@ impl Client {
         self.link.close().await;
     }
 
-    async fn started(&self, request: Request) -> Result<bool, ClientError> {
-        match self.link.request(request).await?.0 {
-            Reply::Started { existed } => Ok(existed),
+    async fn started(&self, request: Request) -> Result<(bool, Option<Position>), ClientError> {
+        match self.link.request(request).await? {
+            (Reply::Started { existed }, position) => Ok((existed, position.known())),
             _ => Err(ClientError::UnexpectedReply { expected: "Started" }),
         }
     }
@@ -231,6 +233,20 @@ impl RunHandle {
     #[must_use]
     pub fn existed(&self) -> bool {
         self.existed
+    }
+
+    /// Where in the log of its group the answer to its start stands; `None` of a handle that was made of an id alone.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// As [`RunHandle::result`], a failure of the run being an outcome like any other, and where in the log it is known.
+    ///
+    /// # Errors
+    /// What ended the link.
+    pub async fn outcome(&self) -> Result<(WorkOutcome, Position), ClientError> {
+        outcome(&self.link, Request::AwaitRun(self.run)).await
     }
 
     /// Waits until the run has ended, through any number of reconnects. May be called many times.
@@ -262,6 +278,20 @@ impl TaskHandle {
         self.existed
     }
 
+    /// Where in the log of its group the answer to its submission stands; `None` of a handle that was made of an id alone.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// As [`TaskHandle::result`], a failure of the task being an outcome like any other, and where in the log it is known.
+    ///
+    /// # Errors
+    /// What ended the link.
+    pub async fn outcome(&self) -> Result<(WorkOutcome, Position), ClientError> {
+        outcome(&self.link, Request::AwaitTask(self.task)).await
+    }
+
     /// Waits until the task has ended, through any number of reconnects. May be called many times.
     ///
     /// # Errors
@@ -280,8 +310,12 @@ impl TaskHandle {
 }
 
 async fn result(link: &Link, request: Request) -> Result<Payload, RunError> {
-    match link.request(request).await?.0 {
-        Reply::Ended(outcome) => outcome.map_err(RunError::Failed),
-        _ => Err(ClientError::UnexpectedReply { expected: "Ended" }.into()),
+    outcome(link, request).await?.0.map_err(RunError::Failed)
+}
+
+async fn outcome(link: &Link, request: Request) -> Result<(WorkOutcome, Position), ClientError> {
+    match link.request(request).await? {
+        (Reply::Ended(outcome), position) => Ok((outcome, position)),
+        _ => Err(ClientError::UnexpectedReply { expected: "Ended" }),
     }
 }

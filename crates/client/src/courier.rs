@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coda_protocol::cluster::ClusterMap;
 use coda_protocol::frame::{Frame, Hello, Welcome};
-use coda_protocol::ids::{GroupId, NodeId, Work};
+use coda_protocol::ids::{GroupId, NodeId, Position, Work};
 use coda_protocol::limits::{FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX};
 use coda_protocol::push::Push;
 use coda_protocol::request::Request;
@@ -45,6 +45,8 @@ pub(crate) enum News<T> {
     Answered {
         ticket: T,
         result: Answered,
+        /// Of a refusal too; [`Position::NOWHERE`] without an answer.
+        position: Position,
     },
     Push(NodeId, Push),
     /// One node fewer; how many are left.
@@ -54,6 +56,13 @@ pub(crate) enum News<T> {
     },
     /// The end: nothing follows.
     Failed(ClientError),
+}
+
+impl<T> News<T> {
+    /// There will be no answer.
+    fn failed(ticket: T, error: ClientError) -> Self {
+        Self::Answered { ticket, result: Err(error), position: Position::NOWHERE }
+    }
 }
 
 /// What the requests mean. Called by the courier's one task; must not block.
@@ -208,7 +217,7 @@ impl<H: Handler> Courier<H> {
         };
         if let Some(error) = over {
             drop(flight);
-            return self.tell(News::Answered { ticket, result: Err(error) });
+            return self.tell(News::failed(ticket, error));
         }
         let freed = flight.add(id, frame, class, target, ticket);
         drop(flight);

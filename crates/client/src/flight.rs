@@ -65,6 +65,7 @@ pub(crate) enum Settled<T> {
         ticket: T,
         more: Vec<T>,
         result: Result<(Reply, Position), Reject>,
+        position: Position,
         freed: Freed,
     },
     /// It will be sent again by itself.
@@ -171,8 +172,9 @@ impl<T> Flight<T> {
     /// Takes an answer of a node. `chance` in `0.0..1.0` spreads retries.
     pub(crate) fn settle(&mut self, node: NodeId, id: u64, answer: Answer, now: Instant, chance: f64) -> Settled<T> {
         let Entry::Occupied(mut entry) = self.pending.entry(id) else { return Settled::Unknown };
+        let position = answer.position;
         let result = match answer.result {
-            Ok(reply) => Ok((reply, answer.position)),
+            Ok(reply) => Ok((reply, position)),
             Err(Refusal::Reject(reject)) => Err(reject),
             // A node that it has moved away from has nothing to say about when.
             Err(Refusal::Unavailable(_)) if entry.get().at != Some(node) => return Settled::Unknown,
@@ -197,7 +199,7 @@ impl<T> Flight<T> {
             self.waits.remove(&work);
         }
         let freed = Freed { class: pending.class, bytes: pending.frame.len() };
-        Settled::Answered { ticket: pending.ticket, more: pending.more, result, freed }
+        Settled::Answered { ticket: pending.ticket, more: pending.more, result, position, freed }
     }
 
     /// Whether nothing is unanswered but waits for results.

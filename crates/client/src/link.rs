@@ -8,7 +8,7 @@ use coda_protocol::cluster::ClusterMap;
 use coda_protocol::frame::Welcome;
 use coda_protocol::ids::{GroupId, NodeId, Position};
 use coda_protocol::push::Push;
-use coda_protocol::reply::Reply;
+use coda_protocol::reply::{Answer, Reply};
 use coda_protocol::request::Request;
 use tokio::sync::oneshot;
 
@@ -102,14 +102,17 @@ impl Link {
     /// As [`Link::request`], and [`ClientError::Deadline`] with the last refusal.
     pub async fn request_within(&self, request: Request, limit: Duration) -> Answered {
         let (ticket, answer) = oneshot::channel();
-        let packed = self.courier().pack(request, Ticket::Once(ticket))?;
-        let id = packed.id;
-        let asked = async {
-            self.courier().admit(&packed).await?;
-            self.courier().submit(packed);
-            answer.await.unwrap_or(Err(ClientError::Closed))
-        };
-        tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(self.courier().deadline(id, limit)))
+        self.within(request, Ticket::Once(ticket), answer, limit).await
+    }
+
+    /// As [`Link::request_within`], with the whole answer: a refusal by the rules has its position in the log too. What can
+    /// be tried again was tried again.
+    ///
+    /// # Errors
+    /// [`ClientError::Deadline`]: the request may have taken effect, and still may. Otherwise what ended the link.
+    pub async fn ask_within(&self, request: Request, limit: Duration) -> Result<Answer, ClientError> {
+        let (ticket, answer) = oneshot::channel();
+        self.within(request, Ticket::Whole(ticket), answer, limit).await
     }
 
     /// Asks; the answer arrives as [`Event::Answered`] with this token. Waits only for room.
@@ -149,6 +152,23 @@ impl Link {
         self.courier().closed().await;
     }
 
+    async fn within<T>(
+        &self,
+        request: Request,
+        ticket: Ticket,
+        answer: oneshot::Receiver<Result<T, ClientError>>,
+        limit: Duration,
+    ) -> Result<T, ClientError> {
+        let packed = self.courier().pack(request, ticket)?;
+        let id = packed.id;
+        let asked = async {
+            self.courier().admit(&packed).await?;
+            self.courier().submit(packed);
+            answer.await.unwrap_or(Err(ClientError::Closed))
+        };
+        tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(self.courier().deadline(id, limit)))
+    }
+
     fn courier(&self) -> &Courier<LinkHandler> {
         &self.0.0
     }
@@ -157,7 +177,16 @@ impl Link {
 enum Ticket {
     Token(u64),
     Once(oneshot::Sender<Answered>),
+    Whole(oneshot::Sender<Result<Answer, ClientError>>),
     Greeting,
+}
+
+fn whole(result: Answered, position: Position) -> Result<Answer, ClientError> {
+    match result {
+        Ok((reply, position)) => Ok(Answer { position, result: Ok(reply) }),
+        Err(ClientError::Refused(reject)) => Ok(Answer { position, result: Err(reject.into()) }),
+        Err(error) => Err(error),
+    }
 }
 
 struct LinkHandler {
@@ -191,11 +220,14 @@ impl Handler for LinkHandler {
         let mut over = false;
         for news in news.drain(..) {
             match news {
-                News::Answered { ticket: Ticket::Once(waiter), result } => drop(waiter.send(result)),
-                News::Answered { ticket: Ticket::Token(token), result } => {
+                News::Answered { ticket: Ticket::Once(waiter), result, .. } => drop(waiter.send(result)),
+                News::Answered { ticket: Ticket::Whole(waiter), result, position } => {
+                    drop(waiter.send(whole(result, position)));
+                }
+                News::Answered { ticket: Ticket::Token(token), result, .. } => {
                     batch.push(Event::Answered { token, result });
                 }
-                News::Answered { ticket: Ticket::Greeting, result } => {
+                News::Answered { ticket: Ticket::Greeting, result, .. } => {
                     if let Err(error) = result {
                         tracing::warn!(code = error.code(), %error, "greeting refused");
                     }
@@ -223,6 +255,7 @@ impl Handler for LinkHandler {
     fn is_abandoned(ticket: &Ticket) -> bool {
         match ticket {
             Ticket::Once(waiter) => waiter.is_closed(),
+            Ticket::Whole(waiter) => waiter.is_closed(),
             Ticket::Token(_) | Ticket::Greeting => false,
         }
     }

@@ -111,7 +111,7 @@ impl Cx<'_> {
     /// A fencing token: the log index, then the lease within the entry.
     pub fn next_lease(&mut self) -> LeaseId {
         let index = if planted::is("lease-id-reused") { self.index / 64 } else { self.index };
-        let lease = LeaseId(index << 16 | u64::from(self.leases));
+        let lease = LeaseId::granted(index, self.leases);
         self.leases += 1;
         lease
     }

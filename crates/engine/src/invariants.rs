@@ -305,7 +305,7 @@ fn lost_leases_within_bound(state: &State) -> Vec<String> {
 
 /// Fencing tokens and places come from log positions, so none can be ahead of the log.
 fn leases_and_places_are_from_the_past(state: &State, last_index: u64) -> Vec<String> {
-    let leases = state.leases.iter().filter(|(_, lease, _)| lease.0 >> 16 > last_index);
+    let leases = state.leases.iter().filter(|(_, lease, _)| lease.index() > last_index);
     let leases = leases.map(|(_, lease, work)| format!("{lease:?} of {work:?} is ahead of index {last_index}"));
     let places = state.works().filter(|row| row.place.seq.index > last_index);
     leases.chain(places.map(|row| format!("{:?} of {:?} is ahead", row.place.seq, row.work))).collect()

@@ -149,9 +149,26 @@ impl TaskId {
     }
 }
 
-/// A fencing token: larger than every lease granted before it in its group.
+/// A fencing token: larger than every lease granted before it in its group. Made of the log index of the entry that granted
+/// it and of its number within that entry, so it says where in the log its attempt begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaseId(pub u64);
+
+impl LeaseId {
+    const ORDINAL_BITS: u32 = u16::BITS;
+
+    /// The lease that an entry grants after so many others.
+    #[must_use]
+    pub fn granted(index: u64, ordinal: u16) -> Self {
+        Self(index << Self::ORDINAL_BITS | u64::from(ordinal))
+    }
+
+    /// The log index of the entry that granted it: [`Position::index`] of the attempt's begin.
+    #[must_use]
+    pub fn index(self) -> u64 {
+        self.0 >> Self::ORDINAL_BITS
+    }
+}
 
 /// A broker process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -197,12 +214,24 @@ impl std::ops::Add<Millis> for Timestamp {
     }
 }
 
-/// Where a reply stands in the log: replies of one group are totally ordered by it.
+/// Where a reply stands in the log of a group: at the entry that carried the command out, or, for an answer to a question,
+/// at the last entry that the answer knows. Replies of one group are ordered by it; commands of one entry share one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     pub group: u32,
     pub term: u64,
     pub index: u64,
+}
+
+impl Position {
+    /// Of what is in no log, which begins with index 1: what a node says of itself or of a connection, and what it refuses on its own.
+    pub const NOWHERE: Self = Self { group: 0, term: 0, index: 0 };
+
+    /// The position, unless it is [`Position::NOWHERE`].
+    #[must_use]
+    pub fn known(self) -> Option<Self> {
+        (self.index > 0).then_some(self)
+    }
 }
 
 /// What a lease covers.
@@ -250,6 +279,14 @@ mod tests {
             assert_eq!(task.slot(), Slot(slot));
             assert_eq!(Uuid::from_bytes(task.0).get_version_num(), 8);
         }
+    }
+
+    #[test]
+    fn a_lease_says_where_in_the_log_it_was_granted_and_later_ones_are_larger() {
+        let leases =
+            [(1, 0), (1, u16::MAX), (2, 0), ((1 << 48) - 1, 7)].map(|(at, nth)| (at, LeaseId::granted(at, nth)));
+        assert!(leases.is_sorted_by_key(|(_, lease)| *lease));
+        assert!(leases.iter().all(|(index, lease)| lease.index() == *index));
     }
 
     #[test]

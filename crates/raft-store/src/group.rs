@@ -250,13 +250,19 @@ impl Group {
     /// On the leader this lags behind nothing that was answered; to be sure to be the leader, `linearize` first.
     /// Blocks for as long as `read` takes.
     pub fn read<T>(&self, read: impl FnOnce(&dyn Read, u64) -> T) -> T {
+        self.read_at(|view, position| read(view, position.index))
+    }
+
+    /// As [`Group::read`], with the position of that entry. Its term is the entry's own, whoever leads now.
+    pub fn read_at<T>(&self, read: impl FnOnce(&dyn Read, Position) -> T) -> T {
         let Shared { db, group, replacing, .. } = &*self.0.shared;
         let view = {
             let _not_replaced = replacing.read();
             StateView::moment(db)
         };
         let applied = view.applied(*group).unwrap_or_else(|error| panic!("{error}"));
-        read(&view, applied.map_or(0, |applied| applied.index))
+        let LogPoint { term, index } = applied.unwrap_or_default();
+        read(&view, Position { group: group.0, term, index })
     }
 
     /// Confirms with a quorum that this node leads and waits until everything committed before is applied here; a

@@ -57,6 +57,7 @@ mod markers;
 mod snapshot;
 
 // Openraft's calls to peers, over the seam.
+mod commits;
 mod network;
 
 // The tests that need to look inside share their helpers with those that do not.

@@ -20,6 +20,7 @@ use openraft::{BasicNode, OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::commits::WithCommits;
 use crate::image::Image;
 use crate::peers::{Peer, PeerError, PeerTransport, Rpc};
 use crate::rows::{LogPoint, MembershipRow};
@@ -128,7 +129,7 @@ impl RaftNetworkV2<Types> for Connection {
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
-        let requests = input.map(|request| encode(&request)).boxed();
+        let requests = WithCommits::new(input).map(|request| encode(&request)).boxed();
         let Network { group, peers, .. } = &self.network;
         let answers = peers.appends(&self.peer, *group, requests);
         let open = async move {

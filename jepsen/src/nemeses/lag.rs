@@ -1,5 +1,6 @@
 //! A node is away while very much happens, and catches up with what is told by a snapshot while traffic goes on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,14 +9,15 @@ use coda_client::{Client, ConnectOptions, SubmitOptions};
 use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::{NodeId, SessionId, TaskId};
 use coda_protocol::operate::ClusterReport;
+use coda_protocol::payload::Payload;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
+use super::{Bite, Doing, Kind, Nemesis, Plan, nothing};
 use crate::groups::task_id;
 use crate::moment::Moment;
 use crate::probers::Spread;
@@ -25,6 +27,8 @@ use crate::stage::Stage;
 const WRITERS: usize = 256;
 /// One in so many adds a task to the state; the others are known already.
 const NEW_EVERY: u64 = 10;
+/// So that a million commands are more log than is kept for those who are behind.
+const ARGS_BYTES: usize = 512;
 /// A queue that nobody serves.
 const QUEUE: &str = "flood";
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -36,12 +40,47 @@ const CATCHES_UP_WITHIN: Duration = Duration::from_secs(300);
 /// It is as far as everybody else.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
 
-pub async fn round(stage: &mut Stage) -> anyhow::Result<()> {
-    let running = stage.cluster.running();
-    let Some(node) = running.choose(&mut stage.chance).copied() else { return Ok(()) };
-    let led = crate::operator::leads(&stage.operator.report().await?).remove(&node).unwrap_or_default();
+pub const KINDS: &[Kind] = &[Kind {
+    name: "lag",
+    about: "a node is away while --lag-commands pass, and catches up under load",
+    needs: &[],
+    mixes: false,
+    make: || Box::new(Lag::default()),
+}];
+
+#[derive(Default)]
+struct Lag {
+    node: u64,
+    bite: Option<Bite>,
+}
+
+impl Nemesis for Lag {
+    fn plan(&mut self, stage: &mut Stage) -> Option<Plan> {
+        let (node, led) = stage.some_node()?;
+        self.node = node;
+        let more = format!("{} commands", stage.args.lag_commands);
+        Some(Plan { nodes: vec![node], led, more, ..Plan::default() })
+    }
+
+    fn install<'a>(&'a mut self, stage: &'a mut Stage) -> Doing<'a, ()> {
+        Box::pin(async move {
+            self.bite = Some(lag(stage, self.node).await?);
+            Ok(())
+        })
+    }
+
+    fn verify<'a>(&'a mut self, _: &'a mut Stage) -> Doing<'a, Bite> {
+        Box::pin(async { Ok(self.bite.take().unwrap_or_else(|| Err("it was never away".into()))) })
+    }
+
+    fn heal<'a>(&'a mut self, _: &'a mut Stage) -> Doing<'a, ()> {
+        nothing()
+    }
+}
+
+async fn lag(stage: &mut Stage, node: u64) -> anyhow::Result<Bite> {
     let commands = stage.args.lag_commands;
-    let fault = stage.begin("lag", node, &led, format!("{commands} commands"));
+    let had = applied(&stage.operator.report().await?, node);
     stage.cluster.kill(node).await?;
     flood(stage, commands).await?;
 
@@ -49,6 +88,7 @@ pub async fn round(stage: &mut Stage) -> anyhow::Result<()> {
     sleep(BEFORE).await;
     let back = Moment::now();
     let purged = purged(&stage.operator.report().await?);
+    let needs_snapshot = purged.iter().filter(|(group, index)| had.get(group).is_some_and(|had| had < *index)).count();
     stage.cluster.start(node).await?;
     let deadline = Instant::now() + CATCHES_UP_WITHIN;
     loop {
@@ -67,20 +107,32 @@ pub async fn round(stage: &mut Stage) -> anyhow::Result<()> {
     stage.measured(
         "catch-up",
         json!({
-            "node": node, "commands": commands, "ms": took.as_millis() as u64, "purged": purged,
+            "node": node, "commands": commands, "ms": took.as_millis() as u64, "purged": purged, "had": had, "by_snapshot": needs_snapshot,
             "probe_ms_before": before, "probe_ms_during": during,
         }),
     );
-    stage.settle(fault).await
+    match needs_snapshot {
+        0 => Ok(Err(format!("{commands} commands were not enough for a snapshot"))),
+        groups => Ok(Ok(format!("it was {commands} commands behind, and needed snapshots of {groups} groups"))),
+    }
 }
 
 /// Up to where each group's leader has no log any more: who is further behind needs a snapshot.
-fn purged(report: &ClusterReport) -> Vec<(u32, u64)> {
+fn purged(report: &ClusterReport) -> BTreeMap<u32, u64> {
     let at = report.groups.iter().filter_map(|group| {
         let replica = report.replica(group.group, group.leader?)?;
         Some((group.group.0, replica.purged))
     });
     at.collect()
+}
+
+/// What the node has of each group.
+fn applied(report: &ClusterReport, node: u64) -> BTreeMap<u32, u64> {
+    let its = report.groups.iter().filter_map(|group| {
+        let replica = report.replica(group.group, NodeId(node))?;
+        Some((group.group.0, replica.applied))
+    });
+    its.collect()
 }
 
 fn has_caught_up(report: &ClusterReport, node: u64) -> bool {
@@ -100,6 +152,7 @@ async fn flood(stage: &mut Stage, commands: u64) -> anyhow::Result<()> {
     let options = stage.cluster.options(&stage.cluster.running())?;
     let (sent, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let mut writers = JoinSet::new();
+    let args = Payload::json(format!("\"{}\"", "x".repeat(ARGS_BYTES)));
     let mut clients = Vec::new();
     for _ in 0..4 {
         clients.push(Client::connect(ConnectOptions { session: SessionId::random(), ..options.clone() }).await?);
@@ -109,6 +162,7 @@ async fn flood(stage: &mut Stage, commands: u64) -> anyhow::Result<()> {
         let (findings, failed) = (stage.findings.clone(), failed.clone());
         let mut chance = StdRng::from_rng(&mut stage.chance);
         let mut task: TaskId = task_id(&mut chance);
+        let args = args.clone();
         writers.spawn(async move {
             while !failed.load(Ordering::Relaxed) {
                 let number = sent.fetch_add(1, Ordering::Relaxed);
@@ -121,7 +175,9 @@ async fn flood(stage: &mut Stage, commands: u64) -> anyhow::Result<()> {
                 if number % NEW_EVERY == 0 {
                     task = task_id(&mut chance);
                 }
-                if let Err(error) = client.submit(SubmitOptions::new("flood").id(task).queue(QUEUE)).await {
+                if let Err(error) =
+                    client.submit(SubmitOptions::new("flood").id(task).queue(QUEUE).args(args.clone())).await
+                {
                     findings.violation(format!("a write of the flood was told {error}"));
                     failed.store(true, Ordering::Relaxed);
                 }

@@ -1,17 +1,45 @@
 //! A clean restart of each node in turn, as an upgrade does it.
 
-use crate::operator::leads;
+use super::{Bite, Doing, Kind, Nemesis, Plan, nothing};
 use crate::stage::Stage;
 
-pub async fn round(stage: &mut Stage) -> anyhow::Result<()> {
-    for node in stage.cluster.running() {
-        let led = leads(&stage.operator.report().await?).remove(&node).unwrap_or_default();
-        let fault = stage.begin("rolling", node, &led, String::new());
-        if let Err(error) = stage.cluster.stop(node).await {
-            stage.findings.violation(format!("node {node} did not stop cleanly: {error:#}"));
-        }
-        stage.cluster.start(node).await?;
-        stage.settle(fault).await?;
+pub const KINDS: &[Kind] = &[Kind {
+    name: "rolling",
+    about: "a clean restart of each node in turn",
+    needs: &[],
+    mixes: false,
+    make: || Box::new(Rolling::default()),
+}];
+
+#[derive(Default)]
+struct Rolling {
+    nodes: Vec<u64>,
+}
+
+impl Nemesis for Rolling {
+    fn plan(&mut self, stage: &mut Stage) -> Option<Plan> {
+        self.nodes = stage.cluster.running();
+        Some(Plan { nodes: self.nodes.clone(), ..Plan::default() })
     }
-    Ok(())
+
+    fn install<'a>(&'a mut self, stage: &'a mut Stage) -> Doing<'a, ()> {
+        Box::pin(async move {
+            for node in self.nodes.clone() {
+                if let Err(error) = stage.cluster.stop(node).await {
+                    stage.findings.violation(format!("node {node} did not stop cleanly: {error:#}"));
+                }
+                stage.cluster.start(node).await?;
+                stage.well().await;
+            }
+            Ok(())
+        })
+    }
+
+    fn verify<'a>(&'a mut self, _: &'a mut Stage) -> Doing<'a, Bite> {
+        Box::pin(async { Ok(Ok(format!("{} nodes stopped and started", self.nodes.len()))) })
+    }
+
+    fn heal<'a>(&'a mut self, _: &'a mut Stage) -> Doing<'a, ()> {
+        nothing()
+    }
 }

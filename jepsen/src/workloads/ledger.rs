@@ -18,20 +18,27 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tracing::info;
 
-use crate::args::RunArgs;
+use super::{Doing, Kind, Setting, Workload};
 use crate::cluster::Cluster;
 use crate::findings::Findings;
 use crate::history::History;
 use crate::ledger::{Ledger, Made};
 use crate::moment::{Moment, ms};
+use crate::operations::{Ending, Operations};
 use crate::process::Process;
+
+pub const KIND: Kind = Kind {
+    name: "ledger",
+    about: "runs of several steps, each of which writes down what it does",
+    start: |setting| Box::pin(async move { Ok(Box::new(Load::start(setting).await?) as Box<dyn Workload>) }),
+};
 
 const QUEUE: &str = "ledger";
 const WORKFLOW: &str = "ledger";
@@ -80,7 +87,7 @@ struct Input {
 type Seen = BTreeMap<String, Made>;
 
 /// The load, while it lasts.
-pub struct Load {
+struct Load {
     history: History,
     findings: Findings,
     ledger: Ledger,
@@ -108,27 +115,35 @@ struct Run {
 }
 
 /// What the load came to.
-#[derive(Clone, Debug, Default)]
-pub struct LoadReport {
-    pub runs_started: u64,
-    pub runs_acknowledged: u64,
-    pub runs_ended: u64,
-    pub start_ms: Vec<f64>,
-    pub run_ms: Vec<f64>,
-    pub steps_recorded: u64,
-    pub executions: u64,
-    pub executions_repeated: u64,
-    pub executions_python: u64,
+#[derive(Clone, Debug, Default, Serialize)]
+struct LoadReport {
+    runs_started: u64,
+    runs_acknowledged: u64,
+    runs_ended: u64,
+    results_read_again: u64,
+    steps_recorded: u64,
+    executions: u64,
+    executions_repeated: u64,
+    executions_python: u64,
+}
+
+impl Workload for Load {
+    fn quiet(&mut self, patience: Duration) -> Doing<'_, ()> {
+        Box::pin(self.come_to_an_end(patience))
+    }
+
+    fn finish(self: Box<Self>, options: ConnectOptions) -> Doing<'static, Value> {
+        Box::pin(async move {
+            let read_again = self.read_again(options).await?;
+            let report = LoadReport { results_read_again: read_again, ..self.end().await? };
+            Ok(serde_json::to_value(report)?)
+        })
+    }
 }
 
 impl Load {
-    pub async fn start(
-        args: &RunArgs,
-        cluster: &Cluster,
-        history: &History,
-        findings: &Findings,
-        chance: &mut StdRng,
-    ) -> anyhow::Result<Self> {
+    async fn start(setting: Setting<'_>) -> anyhow::Result<Self> {
+        let Setting { args, cluster, history, findings, operations, mut chance } = setting;
         let ledger = Ledger::default();
         let options = cluster.options(&cluster.running())?;
         let worker = worker(options.clone(), &ledger)?;
@@ -139,7 +154,7 @@ impl Load {
             None => None,
         };
         let mut load = Self {
-            history: history.clone(),
+            history,
             findings: findings.clone(),
             ledger,
             runs: Arc::default(),
@@ -165,6 +180,7 @@ impl Load {
                 chance: StdRng::seed_from_u64(chance.random()),
                 runs: load.runs.clone(),
                 findings: findings.clone(),
+                operations: operations.clone(),
                 stop: load.stop.clone(),
             };
             load.clients.push(client);
@@ -173,12 +189,8 @@ impl Load {
         Ok(load)
     }
 
-    pub fn count(&self) -> usize {
-        self.runs.lock().len()
-    }
-
     /// Starts nothing more, and waits for all results.
-    pub async fn quiet(&mut self, patience: Duration) -> anyhow::Result<()> {
+    async fn come_to_an_end(&mut self, patience: Duration) -> anyhow::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         let deadline = Instant::now() + patience;
         for starting in &mut self.starting {
@@ -202,7 +214,7 @@ impl Load {
     }
 
     /// Asks for every result again, as a client that was not there before.
-    pub async fn read_again(&self, options: ConnectOptions) -> anyhow::Result<u64> {
+    async fn read_again(&self, options: ConnectOptions) -> anyhow::Result<u64> {
         let client = Client::connect(options).await?;
         let runs: Vec<(u64, Run)> = self.runs.lock().iter().map(|(n, run)| (*n, run.clone())).collect();
         let mut read = 0;
@@ -230,7 +242,7 @@ impl Load {
     }
 
     /// Ends workers and clients, and checks what everybody has written down.
-    pub async fn finish(mut self) -> anyhow::Result<LoadReport> {
+    async fn end(mut self) -> anyhow::Result<LoadReport> {
         if let Some(RunningWorker { stop, task }) = self.worker.take() {
             drop(stop);
             match timeout(WORKER_STOPS_WITHIN, task).await {
@@ -271,13 +283,9 @@ impl Load {
                     "seen": run.ended.as_ref().map(|(_, seen)| seen),
                 }),
             );
-            if let Some(acknowledged) = run.acknowledged {
-                report.runs_acknowledged += 1;
-                report.start_ms.push(ms(acknowledged.since(run.asked)));
-            }
-            let Some((ended, seen)) = &run.ended else { continue };
+            report.runs_acknowledged += u64::from(run.acknowledged.is_some());
+            let Some((_, seen)) = &run.ended else { continue };
             report.runs_ended += 1;
-            report.run_ms.push(ms(ended.since(run.asked)));
             for step in steps() {
                 match seen.get(&step) {
                     Some(made) if made.value == value(*number, &step) => {
@@ -321,6 +329,7 @@ struct Starter {
     chance: StdRng,
     runs: Arc<Mutex<BTreeMap<u64, Run>>>,
     findings: Findings,
+    operations: Operations,
     stop: Arc<AtomicBool>,
 }
 
@@ -337,9 +346,10 @@ impl Starter {
             let (number, id) = (self.next, run_id(&mut self.chance));
             self.next += self.step;
             let (client, runs, findings) = (self.client.clone(), self.runs.clone(), self.findings.clone());
+            let operations = self.operations.clone();
             runs.lock().insert(number, Run { id, asked: Moment::now(), acknowledged: None, ended: None });
             running.spawn(async move {
-                if let Err(error) = one(&client, number, id, &runs).await {
+                if let Err(error) = one(&client, number, id, &runs, &operations).await {
                     findings.violation(format!("run {number} ({id}): its client was told {error}"));
                 }
                 drop(room);
@@ -358,12 +368,23 @@ fn run_id(chance: &mut StdRng) -> RunId {
     }
 }
 
-async fn one(client: &Client, number: u64, id: RunId, runs: &Mutex<BTreeMap<u64, Run>>) -> anyhow::Result<()> {
+async fn one(
+    client: &Client,
+    number: u64,
+    id: RunId,
+    runs: &Mutex<BTreeMap<u64, Run>>,
+    operations: &Operations,
+) -> anyhow::Result<()> {
+    let asked = Moment::now();
     let options = StartOptions::new(WORKFLOW).id(id).queue(QUEUE).policy(SOON).input_json(&Input { run: number })?;
-    let handle = client.start(options).await?;
-    let acknowledged = Moment::now();
-    runs.lock().get_mut(&number).context("it was just put there")?.acknowledged = Some(acknowledged);
-    let seen: Seen = handle.result_json().await?;
+    let ended = |what, ok: bool| operations.ended(what, asked, if ok { Ending::Ok } else { Ending::Maybe });
+    let started = client.start(options).await;
+    ended("start of a run", started.is_ok());
+    let handle = started?;
+    runs.lock().get_mut(&number).context("it was just put there")?.acknowledged = Some(Moment::now());
+    let seen = handle.result_json().await;
+    ended("run, to its result", seen.is_ok());
+    let seen: Seen = seen?;
     runs.lock().get_mut(&number).context("it was just put there")?.ended = Some((Moment::now(), seen));
     Ok(())
 }

@@ -81,7 +81,7 @@ pub async fn here(host: &Host, ask: Ask) -> Answered {
         }
         Ask::Report => {
             let report = report::node(host);
-            Ok(Said::Reply(Position::default(), Reply::Cluster(ClusterReply::Node(Box::new(report)))))
+            Ok(Said::Reply(Position::NOWHERE, Reply::Cluster(ClusterReply::Node(Box::new(report)))))
         }
         Ask::Index(group) => {
             let router = host.led(group)?;

@@ -13,7 +13,7 @@ pub async fn queues(host: &Host, from: Option<QueueCursor>) -> Result<(Position,
     let groups = host.groups()?;
     let (first, place) = from.map_or((groups[0], None), |cursor| (cursor.group, Some(cursor.place)));
     let Some(i) = groups.iter().position(|group| *group == first) else {
-        return Ok((Position::default(), QueuePage { queues: Vec::new(), next: None }));
+        return Ok((Position::NOWHERE, QueuePage { queues: Vec::new(), next: None }));
     };
     let asked = host.asking.leader(host, Ask::Queues { group: first, from: place }).await?;
     let Said::Queues(position, mut page) = asked else { return Err(Unavailable::ConnectionLost.into()) };

@@ -42,7 +42,7 @@ pub async fn operate(host: &Host, request: ClusterRequest) -> Described {
         R::SetSetting { key, value } => propose(host, ClusterCommand::SetSetting { key, value }).await,
         R::ListTokens | R::ListSettings | R::Plan | R::Rebalance => ask_meta(host, request).await,
         R::Report => {
-            Ok((Position::default(), cluster_reply(ClusterReply::Cluster(Box::new(report::cluster(host).await)))))
+            Ok((Position::NOWHERE, cluster_reply(ClusterReply::Cluster(Box::new(report::cluster(host).await)))))
         }
         R::ReportNode(node) => report_node(host, node.unwrap_or(host.node)).await,
         R::TransferLeader { group, to } => transfer(host, group, to).await,
@@ -75,18 +75,20 @@ async fn ask_meta(host: &Host, request: ClusterRequest) -> Described {
 pub async fn decide(host: &Host, request: ClusterRequest) -> Described {
     let meta = host.led(GroupId::META)?;
     meta.confirm().await?;
-    let position = meta.read(|_, position| position);
-    let reply = match request {
+    let (position, reply) = match request {
         ClusterRequest::ListTokens => {
             let now = host.clock.now();
-            ClusterReply::Tokens(meta.read(|kv, _| query::cluster::tokens(kv, now)))
+            meta.read(|kv, position| (position, ClusterReply::Tokens(query::cluster::tokens(kv, now))))
         }
-        ClusterRequest::ListSettings => ClusterReply::Settings(meta.read(|kv, _| query::cluster::settings(kv))),
-        ClusterRequest::Plan => ClusterReply::Plan(steward::left(host, &meta).await?),
+        ClusterRequest::ListSettings => {
+            meta.read(|kv, position| (position, ClusterReply::Settings(query::cluster::settings(kv))))
+        }
+        // Of what is left, some is only seen at other nodes.
+        ClusterRequest::Plan => (Position::NOWHERE, ClusterReply::Plan(steward::left(host, &meta).await?)),
         ClusterRequest::Rebalance => {
             let plan = steward::left(host, &meta).await?;
             host.rebalance.ask();
-            ClusterReply::Plan(plan)
+            (Position::NOWHERE, ClusterReply::Plan(plan))
         }
         _ => return Err(Unavailable::NotLeader { leader: None }.into()),
     };
@@ -157,5 +159,5 @@ async fn verify(host: &Host, group: GroupId) -> Described {
         ReplicaDigest { node, digest }
     };
     let digests = join_all(row.voters.iter().copied().map(digest)).await;
-    Ok((Position::default(), cluster_reply(ClusterReply::Digests(digests))))
+    Ok((Position::NOWHERE, cluster_reply(ClusterReply::Digests(digests))))
 }

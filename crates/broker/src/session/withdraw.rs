@@ -12,7 +12,7 @@ use crate::proposer::ReplyTo;
 
 /// Nothing is given back. A refusal would make the worker ask again later, when it may mean other slots.
 pub(super) fn nothing(reply: ReplyTo) {
-    reply.answer(Position::default(), Ok(Reply::Withdrawn { slots: 0 }));
+    reply.answer(Position::NOWHERE, Ok(Reply::Withdrawn { slots: 0 }));
 }
 
 impl Session {
@@ -23,7 +23,7 @@ impl Session {
         }
         let Some(served) = self.serving.lock().queues.get(queue).cloned() else { return nothing(reply) };
         let slots = served.slots.take(*kind, *slots);
-        reply.answer(Position::default(), Ok(Reply::Withdrawn { slots }));
+        reply.answer(Position::NOWHERE, Ok(Reply::Withdrawn { slots }));
         if slots > 0 {
             self.host.routes.all().iter().for_each(|router| router.slots_gone(queue));
         }

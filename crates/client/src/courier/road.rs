@@ -262,16 +262,16 @@ impl<H: Handler> Courier<H> {
                 }
             };
             match flight.settle(node, id, answer, now, rand::random()) {
-                Settled::Answered { ticket, more, result, freed } => {
+                Settled::Answered { ticket, more, result, position, freed } => {
                     match freed.class {
                         Class::Greeting | Class::Internal => {}
                         Class::Prompt => (prompt, bytes) = (prompt + 1, bytes + kib(freed.bytes) as usize),
                         Class::Wait(_) => (waits, bytes) = (waits + 1, bytes + kib(freed.bytes) as usize),
                     }
                     let result = result.map_err(ClientError::Refused);
-                    let others = more.into_iter().map(|ticket| News::Answered { ticket, result: result.clone() });
-                    news.extend(others);
-                    news.push(News::Answered { ticket, result });
+                    let answered = |ticket, result| News::Answered { ticket, result, position };
+                    news.extend(more.into_iter().map(|ticket| answered(ticket, result.clone())));
+                    news.push(answered(ticket, result));
                 }
                 Settled::Again => again = true,
                 Settled::Unknown => debug!(id, "an answer that nobody waits for"),

@@ -68,8 +68,7 @@ impl<H: Handler> Courier<H> {
         };
         self.settled.notify_waiters();
         [&self.prompt, &self.waits, &self.kib].into_iter().for_each(Semaphore::close);
-        let mut news: Vec<_> =
-            tickets.into_iter().map(|ticket| News::Answered { ticket, result: Err(error.clone()) }).collect();
+        let mut news: Vec<_> = tickets.into_iter().map(|ticket| News::failed(ticket, error.clone())).collect();
         news.push(News::Failed(error));
         self.handler.handle(&self, &mut news);
     }

@@ -157,6 +157,6 @@ fn excuse(hold: &Hold, result: &mut Answered) {
         && error.is_superseded()
     {
         debug!(?hold, %error, "superseded");
-        *result = Ok((Reply::Done, Position::default()));
+        *result = Ok((Reply::Done, Position::NOWHERE));
     }
 }

@@ -92,7 +92,7 @@ impl WorkerHandler {
             Verdict::Superseded => {
                 drop(leases);
                 courier.drop_admitted(&packed);
-                let result = Ok((Reply::Done, Position::default()));
+                let result = Ok((Reply::Done, Position::NOWHERE));
                 let mut batch = Vec::new();
                 answer(packed.ticket.to, result, &mut batch);
                 self.events.push_all(&mut batch);
@@ -138,7 +138,7 @@ impl Handler for WorkerHandler {
                     wished |= matches!(push, Push::Wants(_));
                     leases.on_push(node, push, &mut batch, &mut back);
                 }
-                News::Answered { ticket, mut result } => {
+                News::Answered { ticket, mut result, .. } => {
                     wished |= matches!(ticket.intent, Intent::Withdraw { .. });
                     released.extend(leases.finish(&ticket.intent, &mut result, &mut batch));
                     answer(ticket.to, result, &mut batch);
