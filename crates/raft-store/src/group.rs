@@ -25,6 +25,7 @@ use crate::hung::{Standing, follow_disk};
 use crate::log::LogPoint;
 use crate::network::Network;
 use crate::peers::PeerTransport;
+use crate::planted::{self, Planted};
 use crate::snapshot;
 use crate::state_machine::{Shared, StateMachine};
 use crate::store::NodeStore;
@@ -273,6 +274,9 @@ impl Group {
     pub async fn linearize(&self) -> Result<u64, ProposeError> {
         if !self.may_lead() {
             return Err(ProposeError::NotLeader { leader: None });
+        }
+        if planted::is(Planted::ReadUnconfirmed) {
+            return Ok(self.read(|_, applied| applied));
         }
         let confirmed = self.unless_given_up(self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await;
         let Some(confirmed) = confirmed else { return Err(ProposeError::NotLeader { leader: None }) };

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::StoreError;
 use crate::log::{LogOp, LogStore, Place};
+use crate::planted::{self, Planted};
 use crate::rows::{decode_record, encode_record};
 use crate::tail::Tail;
 use crate::types::{LogId, RaftEntry, Types, Vote, log_id, log_point, vote, vote_row};
@@ -169,7 +170,11 @@ impl RaftLogStorage<Types> for GroupLog {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let row = vote_row(vote);
-        self.submit_and_wait(LogOp::Vote(row)).await?;
+        if planted::is(Planted::VoteUnsynced) {
+            self.store.submit(self.group, LogOp::Vote(row), Place::Beside, Box::new(drop));
+        } else {
+            self.submit_and_wait(LogOp::Vote(row)).await?;
+        }
         self.tail.lock().vote = Some(row);
         Ok(())
     }

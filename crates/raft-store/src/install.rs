@@ -7,6 +7,7 @@ use coda_protocol::ids::GroupId;
 use crate::db::{Db, write_state};
 use crate::error::StoreError;
 use crate::markers::Markers;
+use crate::planted::{self, Planted};
 use crate::rows::{decode_row, encode_row};
 use crate::snapshot::{Header, Reader};
 use crate::storage::Family;
@@ -58,7 +59,9 @@ pub(crate) fn finish_interrupted(db: &Db) -> Result<(), StoreError> {
 fn replace(db: &Db, group: GroupId, file: &Path) -> Result<(), StoreError> {
     let (from, to) = group_range(group);
     let mut batch = db.batch();
-    batch.delete_range(Family::State, &from, &to);
+    if !planted::is(Planted::InstallOver) {
+        batch.delete_range(Family::State, &from, &to);
+    }
     let header = Reader::open(&**db.files(), file)?.for_each(|key, value| {
         batch.put(Family::State, key, value);
         if batch.bytes() < BATCH_BYTES {

@@ -45,7 +45,8 @@ mod rocks;
 mod storage;
 mod workshop;
 
-// The same in memory, for simulations.
+// The same in memory, for simulations, and what they must find.
+pub mod planted;
 #[cfg(feature = "sim")]
 pub mod sim;
 

@@ -19,6 +19,7 @@ use crate::db::{Db, write_state};
 use crate::error::{StoreError, stop_process};
 use crate::image::Image;
 use crate::install::install;
+use crate::planted::{self, Planted};
 use crate::rows::{LogPoint, MembershipRow};
 use crate::snapshot::Reader;
 use crate::stopwatch::Stopwatch;
@@ -124,6 +125,9 @@ impl StateMachine {
                 Some(value) => batch.put(Family::State, &key, &value),
                 None => batch.delete(Family::State, &key),
             }
+        }
+        if planted::is(Planted::AppliedApart) {
+            write_state(std::mem::replace(&mut batch, db.batch()))?;
         }
         let (key, row) = applied_row(*group, last);
         batch.put(Family::State, &key, &row);
@@ -242,7 +246,9 @@ impl RaftSnapshotBuilder<Types> for Checkpoint {
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let meta = std::mem::replace(&mut self.meta, Err(StoreError::Closed))?;
         let db = self.shared.db.clone();
-        self.shared.db.workshop().run(move || db.flush_state()).await??;
+        if !planted::is(Planted::PurgeUnflushed) {
+            self.shared.db.workshop().run(move || db.flush_state()).await??;
+        }
         let end = meta.last_log_id.map_or(0, |last| last.index() + 1);
         self.shared.durable_end.fetch_max(end, Ordering::Release);
         self.shared.checkpointed.restart();

@@ -23,6 +23,7 @@ use crate::common::{GROUP, RandomEntries, rows_of};
 use crate::group::{Group, GroupOptions, ProposeError};
 use crate::log::LogStore;
 use crate::peers::Peer;
+use crate::planted::{Planted, select};
 use crate::rows::{decode_record, record_term};
 use crate::store::{Medium, NodeStore, StoreOptions};
 
@@ -33,7 +34,7 @@ const PROPOSERS: u64 = 3;
 /// For everything that must happen, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What was seen of the log: whatever is committed, by index.
+/// What was seen: of the log, whatever is committed, by index.
 #[derive(Default)]
 struct Seen {
     committed: BTreeMap<u64, (u64, Bytes)>,
@@ -56,7 +57,7 @@ impl World {
         let mut world = Self {
             what: format!("CODA_SEED={seed}"),
             random: StdRng::seed_from_u64(seed),
-            wires: Wires::default(),
+            wires: Wires { latency: Duration::from_micros(300), ..Wires::default() },
             disks: disks.collect(),
             nodes: BTreeMap::new(),
             seen: Arc::default(),
@@ -80,7 +81,7 @@ impl World {
         let medium = Medium::Sim(self.disks[&node].clone());
         let store = NodeStore::open("node", StoreOptions { medium, ..StoreOptions::default() }).unwrap();
         let options = GroupOptions { checkpoint_log_bytes: 1 << 20, ..GroupOptions::new(GROUP, node) };
-        let group = Group::start(store.clone(), options, Arc::new(self.wires.clone())).await.unwrap();
+        let group = Group::start(store.clone(), options, Arc::new(self.wires.of(node))).await.unwrap();
         self.wires.up.lock().insert(node, group.clone());
         self.nodes.insert(node, (store, group));
     }
@@ -109,7 +110,7 @@ impl World {
 
     async fn happen(&mut self) {
         let node = NodeId(self.random.random_range(1..=NODES));
-        match self.random.random_range(0..12) {
+        match self.random.random_range(0..14) {
             0..=2 => self.down(node, SimDisk::crash).await,
             3 => self.down(node, SimDisk::kill).await,
             4 => {
@@ -122,12 +123,14 @@ impl World {
             7 => self.disks[&node].change(|faults| faults.room = Some(1_000)),
             8 => self.disks[&node].change(|faults| faults.sync_max = Duration::from_millis(80)),
             9 => self.nodes.values().for_each(|(_, group)| group.checkpoint()),
+            10 | 11 => drop(self.wires.cut.lock().insert(node)),
             _ => self.heal().await,
         }
     }
 
     /// Disks are good again, what has failed is started again, and so is what was down.
     async fn heal(&mut self) {
+        self.wires.cut.lock().clear();
         for node in (1..=NODES).map(NodeId) {
             let refused = {
                 let faults = self.disks[&node].faults();
@@ -213,6 +216,22 @@ async fn load(wires: Wires, seen: Arc<Mutex<Seen>>, seed: u64, stop: Arc<AtomicB
     }
 }
 
+/// Whoever says that it leads, and is asked, has all that was acknowledged before.
+async fn read(wires: Wires, seen: Arc<Mutex<Seen>>, seed: u64, stop: Arc<AtomicBool>) {
+    let mut random = StdRng::seed_from_u64(seed);
+    while !stop.load(Ordering::Relaxed) {
+        sleep(Duration::from_millis(random.random_range(1..60))).await;
+        let leaders: Vec<Group> =
+            wires.up.lock().values().filter(|group| group.leadership().borrow().is_me).cloned().collect();
+        for leader in leaders {
+            let acknowledged = seen.lock().acknowledged.last_key_value().map_or(0, |(index, _)| *index);
+            if let Ok(Ok(read)) = timeout(Duration::from_secs(2), leader.linearize()).await {
+                assert!(read >= acknowledged, "a read as of {read} after {acknowledged} was acknowledged");
+            }
+        }
+    }
+}
+
 async fn one_cluster(seed: u64) -> (usize, u64) {
     let mut world = World::start(seed).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -220,7 +239,8 @@ async fn one_cluster(seed: u64) -> (usize, u64) {
         let seed = seed.wrapping_mul(97).wrapping_add(proposer);
         tokio::spawn(load(world.wires.clone(), world.seen.clone(), seed, stop.clone()))
     });
-    let proposers: Vec<_> = proposers.collect();
+    let mut clients: Vec<_> = proposers.collect();
+    clients.push(tokio::spawn(read(world.wires.clone(), world.seen.clone(), seed, stop.clone())));
     for _ in 0..STEPS {
         // Often, so that nothing is purged unseen.
         for _ in 0..world.random.random_range(1..6) {
@@ -231,8 +251,8 @@ async fn one_cluster(seed: u64) -> (usize, u64) {
     }
     world.heal().await;
     stop.store(true, Ordering::Relaxed);
-    for proposer in proposers {
-        timeout(PATIENCE, proposer).await.expect("it ends").unwrap();
+    for client in clients {
+        timeout(PATIENCE, client).await.expect("it ends").unwrap();
     }
     timeout(PATIENCE, world.agree()).await.unwrap_or_else(|_| panic!("{}: they do not agree", world.what));
     world.observe();
@@ -244,6 +264,28 @@ async fn one_cluster(seed: u64) -> (usize, u64) {
         world.down(node, SimDisk::crash).await;
     }
     (acknowledged, lost)
+}
+
+/// Not a test of what is there: how many clusters it takes to find each of the planted mistakes, at most so many.
+const FOUND_IN_MAX: u64 = 100;
+
+#[test]
+#[ignore = "takes minutes"]
+fn every_planted_mistake_is_found() {
+    for planted in Planted::ALL {
+        let found = (0..FOUND_IN_MAX).find(|seed| cluster_with(planted, *seed).is_err());
+        eprintln!("{}: {found:?}", planted.name());
+        assert!(found.is_some(), "{} is not found", planted.name());
+    }
+}
+
+fn cluster_with(planted: Planted, seed: u64) -> std::thread::Result<()> {
+    let cluster = move || {
+        select(Some(planted));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(one_cluster(seed));
+    };
+    std::thread::spawn(cluster).join()
 }
 
 #[tokio::test(start_paused = true)]

@@ -81,7 +81,7 @@ impl Shared {
     fn sync(&self) {
         let Some(unsynced) = self.unsynced.lock().take() else { return };
         let desk = self.desk.lock();
-        let jobs = unsynced.jobs();
+        let jobs = unsynced.jobs;
         or_stop(|| desk.committer.lock().sync(unsynced));
         desk.written(jobs);
     }

@@ -1,6 +1,6 @@
 //! Three nodes in one process, over a transport that only passes bytes: what the broker's network does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -17,23 +17,48 @@ use tempfile::TempDir;
 
 use super::GROUP;
 
-/// Delivers to whoever is up.
+/// Delivers to whoever is up and not cut off.
 #[derive(Clone, Default)]
 pub struct Wires {
     pub up: Arc<Mutex<BTreeMap<NodeId, Group>>>,
+    pub cut: Arc<Mutex<BTreeSet<NodeId>>>,
+    /// Whose they are, where that matters.
+    pub me: Option<NodeId>,
+    /// How long a call takes at least: without, whoever tries again at once would do so for ever in virtual time.
+    pub latency: Duration,
     pub snapshots_sent: Arc<AtomicU32>,
 }
 
 impl Wires {
+    /// The wires of one node.
+    pub fn of(&self, me: NodeId) -> Self {
+        Self { me: Some(me), ..self.clone() }
+    }
+
     fn to(&self, peer: &Peer) -> Result<Group, PeerError> {
+        if self.is_cut(peer.node) {
+            return Err(PeerError::Unreachable("the wire is cut".into()));
+        }
         self.up.lock().get(&peer.node).cloned().ok_or_else(|| PeerError::Unreachable("it is down".into()))
+    }
+
+    fn is_cut(&self, to: NodeId) -> bool {
+        let cut = self.cut.lock();
+        cut.contains(&to) || self.me.is_some_and(|me| cut.contains(&me))
+    }
+}
+
+async fn pass(latency: Duration) {
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
     }
 }
 
 impl PeerTransport for Wires {
     fn call(&self, to: &Peer, _: GroupId, rpc: Rpc, body: Bytes, timeout: Duration) -> Call<'_, Bytes> {
-        let group = self.to(to);
+        let (group, latency) = (self.to(to), self.latency);
         Box::pin(async move {
+            pass(latency).await;
             let group = group?;
             let answer = tokio::time::timeout(timeout, group.serve(rpc, &body));
             let answer = answer.await.map_err(|_| PeerError::Failed("timeout".into()))?;
@@ -48,7 +73,18 @@ impl PeerTransport for Wires {
         requests: BoxStream<'static, Bytes>,
     ) -> Call<'_, BoxStream<'static, Result<Bytes, PeerError>>> {
         let group = self.to(to);
-        Box::pin(async move { Ok(group?.serve_appends(requests).map(Ok).boxed()) })
+        let (wires, node) = (self.clone(), to.node);
+        Box::pin(async move {
+            pass(wires.latency).await;
+            let there = wires.clone();
+            let requests = requests.take_while(move |_| std::future::ready(!there.is_cut(node)));
+            let answers = group?.serve_appends(requests.boxed());
+            let back = move |answer| match wires.is_cut(node) {
+                true => Err(PeerError::Failed("the wire is cut".into())),
+                false => Ok(answer),
+            };
+            Ok(answers.map(back).boxed())
+        })
     }
 
     fn snapshot(&self, to: &Peer, _: GroupId, head: Bytes, file: SnapshotFile) -> Call<'_, Bytes> {
