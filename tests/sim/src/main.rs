@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use coda_sim::child::Order;
 use coda_sim::plan::Plan;
-use coda_sim::planted::{BUGS, hunt};
+use coda_sim::planted::{BUGS, hunt, plant};
 use coda_sim::shrink::shrink;
 use coda_sim::suite::Suite;
 use coda_sim::{log, run};
@@ -144,7 +144,7 @@ fn one(args: &SeedArgs) -> ExitCode {
         log::print(level);
     }
     if let Some(name) = &args.planted {
-        coda_protocol::planted::plant(name);
+        plant(name);
     }
     let plan = args.plan();
     if !args.json {

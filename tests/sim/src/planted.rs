@@ -1,8 +1,11 @@
 //! Bugs that are there on purpose, and how soon the simulation finds them. One that it does not find is a hole in it.
 
+use coda_raft_store::planted::{Planted, select};
+
 use crate::child::Order;
 
-/// A bug that can be planted: `coda_protocol::planted::is(name)` asks for it where it would be.
+/// A bug that can be planted: `coda_protocol::planted::is(name)` asks for it where it would be, or one
+/// of `coda_raft_store::planted`.
 pub struct Bug {
     pub name: &'static str,
     pub about: &'static str,
@@ -27,7 +30,26 @@ pub const BUGS: &[Bug] = &[
     bug("due-too-early", "what is due is done before"),
     bug("stale-read", "a leader answers without asking whether it still is one"),
     bug("unanswered-is-forgotten", "a client does not send again what a lost node has not answered"),
+    bug("ack-before-sync", "what is written to the log counts as durable"),
+    bug("vote-unsynced", "a vote is cast before it is durable"),
+    bug("ack-failed-sync", "a sync that fails counts as one that did not"),
+    bug("purge-unflushed", "the log is let go before the state that it led to is durable"),
+    bug("applied-apart", "how far the state has come is written after the state"),
+    bug("install-over", "a snapshot is installed over the state that is there"),
+    bug("read-unconfirmed", "no read asks whether the leader still is one"),
 ];
+
+/// From now on this process has this bug.
+///
+/// # Panics
+/// If there is none of that name.
+pub fn plant(name: &str) {
+    assert!(BUGS.iter().any(|bug| bug.name == name), "no bug is called {name}");
+    match Planted::ALL.into_iter().find(|planted| planted.name() == name) {
+        Some(planted) => select(Some(planted)),
+        None => coda_protocol::planted::plant(name),
+    }
+}
 
 /// How a bug was found.
 pub struct Found {
