@@ -44,10 +44,11 @@ impl Order {
         arguments
     }
 
-    /// Runs it.
+    /// Runs it. Blocks.
     ///
     /// # Errors
     /// When the process hangs, or ends without a verdict.
+    #[expect(clippy::disallowed_methods, reason = "a thread waits for a process, outside of any runtime")]
     pub fn run(&self) -> Result<Verdict, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new(program);

@@ -158,8 +158,7 @@ fn one(args: &SeedArgs) -> ExitCode {
         println!("{:?}", run::Verdict { problems: Vec::new(), ..verdict.clone() });
         println!("trace {:016x}", verdict.hash);
     }
-    // Threads of what was killed may hold on to this and that.
-    std::process::exit(i32::from(!verdict.problems.is_empty()))
+    if verdict.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn many(args: &RunArgs) -> ExitCode {

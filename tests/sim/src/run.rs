@@ -81,9 +81,6 @@ pub fn run(plan: Plan, prints: bool) -> Verdict {
         batches_lost: (disks.logged_lost, disks.unflushed_lost),
         syncs_refused: disks.refused,
     };
-    // The process is about to end: there is nobody to tidy up for, but the folder.
-    std::mem::forget(play);
-    drop(dir);
     verdict
 }
 

@@ -153,8 +153,12 @@ pub async fn read(options: ConnectOptions, seed: u64, book: Book) {
         sleep(Duration::from_millis(chance.random_range(20..2 * READ_EVERY_MS))).await;
         let Some((number, work)) = book.latest_acknowledged(chance.random_range(0..READ_BACK)) else { continue };
         let described = match &work.kind {
-            Kind::Ledger { .. } | Kind::Family { .. } => client.describe_run(RunId(work.id)).await.map(|run| run.state),
-            Kind::Task { .. } | Kind::Hopeless { .. } => client.describe_task(TaskId(work.id)).await.map(|task| task.state),
+            Kind::Ledger { .. } | Kind::Family { .. } => {
+                client.describe_run(RunId(work.id)).await.map(|run| run.state)
+            }
+            Kind::Task { .. } | Kind::Hopeless { .. } => {
+                client.describe_task(TaskId(work.id)).await.map(|task| task.state)
+            }
         };
         let over = matches!(described, Ok(WorkState::Succeeded | WorkState::Failed));
         match described {
