@@ -1,6 +1,7 @@
 //! From what was written down to what checkers take, for what several workloads have in common.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use coda_checkers::history::{End, Op};
 use coda_checkers::register::{Answered, follow_real_time};
@@ -10,18 +11,34 @@ use serde_json::{Map, Value, json};
 
 use crate::findings::Findings;
 use crate::hands::{self, key};
+use crate::probers::Spread;
+
+/// What judging depends on.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    pub groups: u16,
+    /// Nobody does anything to clocks.
+    pub clocks_are_right: bool,
+}
 
 /// What a workload came to, while its checks are made.
 pub struct Judge<'a> {
     ops: &'a [Op],
     findings: &'a Findings,
     slots: SlotMap,
+    clocks_are_right: bool,
     figures: Map<String, Value>,
 }
 
 impl<'a> Judge<'a> {
-    pub fn new(ops: &'a [Op], findings: &'a Findings, groups: u16) -> Self {
-        let mut judge = Self { ops, findings, slots: SlotMap::even(groups), figures: Map::new() };
+    pub fn new(ops: &'a [Op], findings: &'a Findings, rules: Rules) -> Self {
+        let mut judge = Self {
+            ops,
+            findings,
+            slots: SlotMap::even(rules.groups),
+            clocks_are_right: rules.clocks_are_right,
+            figures: Map::new(),
+        };
         let mut ends: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
         for op in ops {
             ends.entry(&op.f).or_default()[op.end as usize] += 1;
@@ -132,9 +149,18 @@ impl<'a> Judge<'a> {
                 Some(timers::Fired { key: key(op), asked, delay, at: op.asked })
             })
             .collect();
-        let (late, broken) = timers::check(&fired, 0);
-        self.violations(broken);
+        self.timers("delays", &fired);
+    }
+
+    /// Nothing was early, if clocks were right: what is early by a clock that is wrong is early by no fault of the cluster.
+    pub fn timers<K: Debug>(&mut self, name: &str, fired: &[timers::Fired<K>]) {
+        let (late, early) = timers::check(fired, 0);
+        let figures = json!({ "fired": fired.len(), "early by a wrong clock": if self.clocks_are_right { 0 } else { early.len() } });
+        self.figure(name, figures);
         let late = late.into_iter().map(|us| us as f64 / 1e3).collect();
-        self.figure("delays", json!({ "fired": fired.len(), "late_ms": crate::probers::Spread::of(late) }));
+        self.figure(&format!("{name} late_ms"), json!(Spread::of(late)));
+        if self.clocks_are_right {
+            self.violations(early);
+        }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::clients::{Clients, look_at_all};
 use crate::findings::Findings;
 use crate::hands::{Body, Hands, Job};
-use crate::judge::Judge;
+use crate::judge::{Judge, Rules};
 use crate::recorder::Recorder;
 use crate::workloads::{Doing, Setting, Workload};
 
@@ -39,7 +39,7 @@ pub struct Load {
     over: watch::Sender<bool>,
     pub recorder: Recorder,
     findings: Findings,
-    groups: u16,
+    rules: Rules,
     last: Option<Last>,
     check: Check,
 }
@@ -50,18 +50,22 @@ pub struct Ground {
     pub options: ConnectOptions,
     pub findings: Findings,
     pub chance: StdRng,
-    groups: u16,
+    rules: Rules,
 }
 
 impl Ground {
     pub fn of(setting: &mut Setting<'_>, workload: &str) -> anyhow::Result<Self> {
         let out = setting.args.out.canonicalize()?;
+        // Nodes see other times of day under these.
+        let of_clocks = |name: &String| name.starts_with("clock") || name == "all";
+        let clocks_are_right = !setting.args.nemesis.iter().any(of_clocks);
+        let rules = Rules { groups: setting.args.groups, clocks_are_right };
         Ok(Self {
             recorder: Recorder::create(&out, workload, setting.operations.clone())?,
             options: setting.cluster.options(&setting.cluster.running())?,
             findings: setting.findings.clone(),
             chance: StdRng::from_rng(&mut setting.chance),
-            groups: setting.args.groups,
+            rules,
         })
     }
 
@@ -100,7 +104,7 @@ impl Ground {
             over: watch::Sender::new(false),
             recorder: self.recorder,
             findings: self.findings,
-            groups: self.groups,
+            rules: self.rules,
             last: None,
             check: Box::new(check),
         }
@@ -157,7 +161,7 @@ impl Load {
         }
         join_all(self.clients.into_iter().map(Clients::close)).await;
         let ops = self.recorder.history()?;
-        let mut judge = Judge::new(&ops, &self.findings, self.groups);
+        let mut judge = Judge::new(&ops, &self.findings, self.rules);
         (self.check)(&ops, &mut judge);
         Ok(judge.figures())
     }

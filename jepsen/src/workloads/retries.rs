@@ -103,11 +103,11 @@ fn retried(ops: &[Op], judge: &mut Judge<'_>) {
     let (summary, broken) = attempts::check(&all, &works);
     judge.violations(broken);
     judge.figure("attempts", json!({ "seen": summary.attempts, "leased to nobody who heard": summary.unheard }));
-    judge.violations(early(ops, &works));
+    judge.timers("retries", &backoffs(ops, &works));
 }
 
 /// From a failure that counts to the next attempt.
-fn early(ops: &[Op], works: &[Work<String>]) -> Vec<coda_checkers::Violation> {
+fn backoffs(ops: &[Op], works: &[Work<String>]) -> Vec<timers::Fired<(String, u32)>> {
     let retries: BTreeMap<&str, u32> = works.iter().map(|work| (work.work.as_str(), work.max_retries)).collect();
     let mut leased: BTreeMap<String, BTreeMap<u64, u64>> = BTreeMap::new();
     for op in ops.iter().filter(|op| op.f == "lease") {
@@ -115,13 +115,13 @@ fn early(ops: &[Op], works: &[Work<String>]) -> Vec<coda_checkers::Violation> {
     }
     let failures = ops.iter().filter(|op| op.f == "complete" && op.end == End::Ok && number(op, "left") > 0);
     let failures = failures.filter(|op| op.asked_with["failed"] == json!(true));
-    let fired = failures.filter_map(|op| {
+    let fired = |op: &Op| {
         let token = number(op, "token");
         let (_, at) = leased.get(&key(op))?.range(token + 1..).next()?;
         let retry = retries.get(key(op).as_str())?.checked_sub(number(op, "left") as u32)? + 1;
         Some(timers::Fired { key: (key(op), retry), asked: op.asked, delay: shortest_us(retry), at: *at })
-    });
-    timers::check(&fired.collect::<Vec<_>>(), 0).1
+    };
+    failures.filter_map(fired).collect()
 }
 
 #[cfg(test)]
