@@ -27,8 +27,13 @@ mod findings;
 mod history;
 mod ledger;
 mod operations;
+mod recorder;
 
+mod clients;
 mod groups;
+mod hands;
+mod judge;
+mod load;
 mod nemeses;
 mod probers;
 mod workloads;
