@@ -17,6 +17,7 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use crate::args::RunArgs;
+use crate::clock::FakeClock;
 use crate::disk::Disk;
 use crate::network::{Host, Network, namespace_path};
 use crate::process::Process;
@@ -41,6 +42,8 @@ pub struct Cluster {
     ca: PathBuf,
     nodes: BTreeMap<u64, Member>,
     network: Option<Network>,
+    /// Each node sees a time of day of its own.
+    fake_clocks: bool,
     ports: StdRng,
 }
 
@@ -48,8 +51,8 @@ struct Member {
     folder: PathBuf,
     client: SocketAddr,
     disk: Option<Disk>,
-    /// What its process finds in its environment.
-    environment: BTreeMap<&'static str, String>,
+    /// The time of day that it sees, if that can be wrong.
+    clock: Option<FakeClock>,
     process: Option<Process>,
 }
 
@@ -73,6 +76,7 @@ impl Cluster {
             authority,
             nodes: BTreeMap::new(),
             network,
+            fake_clocks: args.wants_fake_clocks(),
             ports,
         })
     }
@@ -98,8 +102,9 @@ impl Cluster {
             self.log_level
         );
         fs::write(folder.join("node.toml"), settings)?;
+        let clock = if self.fake_clocks { Some(FakeClock::make(&folder)?) } else { None };
         let disk = if self.network.is_some() { Some(Disk::make(&folder)?) } else { None };
-        self.nodes.insert(node, Member { folder, client, disk, environment: BTreeMap::new(), process: None });
+        self.nodes.insert(node, Member { folder, client, disk, clock, process: None });
         self.start(node).await
     }
 
@@ -133,7 +138,7 @@ impl Cluster {
         };
         let member = self.nodes.get_mut(&node).with_context(|| format!("there is no node {node}"))?;
         command.args(["serve", "--config"]).arg(member.folder.join("node.toml")).env("NO_COLOR", "1");
-        command.envs(&member.environment);
+        command.envs(member.clock.iter().flat_map(FakeClock::environment));
         member.process = Some(Process::spawn("node", command, &member.folder)?);
         Ok(())
     }
@@ -174,9 +179,15 @@ impl Cluster {
         self.member(node)?.disk.as_ref().context("the nodes have no disks of their own")
     }
 
-    /// What is in the node's environment from its next start on.
-    pub fn environment_of(&mut self, node: u64) -> anyhow::Result<&mut BTreeMap<&'static str, String>> {
-        Ok(&mut self.nodes.get_mut(&node).with_context(|| format!("there is no node {node}"))?.environment)
+    pub fn clock(&self, node: u64) -> anyhow::Result<&FakeClock> {
+        self.member(node)?.clock.as_ref().context("the nodes see the system's clock")
+    }
+
+    /// Ends what still runs of a node that is lost.
+    pub async fn forget(&mut self, node: u64) {
+        if let Ok(process) = self.take(node) {
+            drop(process.kill().await);
+        }
     }
 
     /// Whether the node's process has ended by itself, though it should run.

@@ -17,7 +17,7 @@ pub enum Need {
     Throttle,
     /// The library that lets a process see another time of day.
     FakeTime,
-    /// Programs that come with another package than the suite's own.
+    /// So many, at the beginning.
     Nodes(u64),
 }
 

@@ -2,6 +2,7 @@
 //! it, shows that it did something, and ends it.
 
 mod all;
+mod clock;
 mod disk;
 mod grow;
 mod kill;
@@ -11,6 +12,7 @@ mod partition;
 mod pause;
 mod power;
 mod rolling;
+mod rot;
 mod transfer;
 
 use std::time::Duration;
@@ -80,6 +82,8 @@ pub fn kinds() -> impl Iterator<Item = &'static Kind> {
         packets::KINDS,
         power::KINDS,
         disk::KINDS,
+        rot::KINDS,
+        clock::KINDS,
         grow::KINDS,
         lag::KINDS,
         all::KINDS,
