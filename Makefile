@@ -135,7 +135,6 @@ deps-jepsen: deps
 	command -v ip >/dev/null || need+=(iproute2); \
 	command -v xfs_io >/dev/null || need+=(xfsprogs); \
 	command -v strace >/dev/null || need+=(strace); \
-	compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || need+=(libfaketime); \
 	if (( $${#need[@]} > 0 )) && [[ $$EUID -eq 0 ]] && command -v apt-get >/dev/null; then \
 		echo "installing $${need[*]}"; \
 		export DEBIAN_FRONTEND=noninteractive; \

@@ -1,45 +1,53 @@
 //! A time of day that only one node sees: a library between the node and the system, which reads how far off it is from
 //! a file. The monotonic clock stays as it is, as it would on a real machine.
+//!
+//! The usual library for this, libfaketime, and the allocator that nodes use wait for each other for ever.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 
-use crate::needs::fake_time;
+use crate::world::run;
+
+const SOURCE: &str = include_str!("../clock/skew.c");
+pub const COMPILER: &str = "cc";
+
+/// Builds the library, into this folder.
+pub fn build(folder: &Path) -> anyhow::Result<PathBuf> {
+    let (source, library) = (folder.join("skew.c"), folder.join("skew.so"));
+    fs::write(&source, SOURCE)?;
+    let name = |path: &Path| path.to_str().map(str::to_owned).context("a path is not written in UTF-8");
+    run(COMPILER, &["-O2", "-shared", "-fPIC", "-o", &name(&library)?, &name(&source)?])?;
+    Ok(library)
+}
 
 #[derive(Clone, Debug)]
 pub struct FakeClock {
-    library: &'static str,
+    library: PathBuf,
     file: PathBuf,
 }
 
 impl FakeClock {
     /// For a node with this folder; right for now.
-    pub fn make(folder: &Path) -> anyhow::Result<Self> {
-        let library = fake_time().context("the library libfaketime is not installed")?;
-        let clock = Self { library, file: folder.join("clock") };
-        clock.set(0.0)?;
+    pub fn make(library: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let clock = Self { library: library.to_owned(), file: folder.join("clock") };
+        File::create(&clock.file)?.set_len(8)?;
         Ok(clock)
     }
 
     /// So many seconds off, at once.
     pub fn set(&self, seconds: f64) -> anyhow::Result<()> {
-        // Read again with each question for the time: it must be whole at any moment.
-        let fresh = self.file.with_extension("new");
-        fs::write(&fresh, format!("{seconds:+.3}\n"))?;
-        fs::rename(&fresh, &self.file).context("a clock cannot be set")
+        let nanoseconds = (seconds * 1e9) as i64;
+        let file = File::options().write(true).open(&self.file)?;
+        // The node has it mapped.
+        file.write_all_at(&nanoseconds.to_ne_bytes(), 0).context("a clock cannot be set")
     }
 
-    pub fn environment(&self) -> [(&'static str, String); 4] {
-        [
-            ("LD_PRELOAD", self.library.to_owned()),
-            ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
-            // Without it a program of timers stands still at its first one.
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-            ("FAKETIME_NO_CACHE", "1".to_owned()),
-        ]
+    pub fn environment(&self) -> [(&'static str, String); 2] {
+        [("LD_PRELOAD", self.library.display().to_string()), ("CODA_JEPSEN_CLOCK", self.file.display().to_string())]
     }
 
     /// How far off the clock is that a process sees with it, in seconds.
@@ -52,8 +60,10 @@ impl FakeClock {
         Ok(fake - now(&mut Command::new("date"))?)
     }
 
-    /// Whether a process has the library between itself and the system.
+    /// Whether a process has the library between itself and the system, and the file mapped.
     pub fn is_worn_by(&self, pid: u32) -> bool {
-        fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains(self.library))
+        let names = |path: &Path| path.to_str().map(str::to_owned).unwrap_or_default();
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        maps.contains(&names(&self.library)) && maps.contains(&names(&self.file))
     }
 }

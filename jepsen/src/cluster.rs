@@ -14,14 +14,13 @@ use coda_protocol::ids::NodeId;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rustix::process::Signal;
-use tokio::process::Command;
 
 use crate::args::RunArgs;
-use crate::clock::FakeClock;
+use crate::clock::{self, FakeClock};
 use crate::disk::Disk;
 use crate::network::{Host, Network, namespace_path};
 use crate::process::Process;
-use crate::world::is_inside;
+use crate::world::{self, is_inside};
 
 /// A node that starts reads its log; a killed one has to wait for nothing.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
@@ -42,8 +41,8 @@ pub struct Cluster {
     ca: PathBuf,
     nodes: BTreeMap<u64, Member>,
     network: Option<Network>,
-    /// Each node sees a time of day of its own.
-    fake_clocks: bool,
+    /// The library by which each node sees a time of day of its own, if clocks can be wrong.
+    fake_clocks: Option<PathBuf>,
     ports: StdRng,
 }
 
@@ -68,6 +67,7 @@ impl Cluster {
         let out = args.out.canonicalize()?;
         authority.save(&out.join("ca"), false)?;
         let network = if is_inside() && !args.plain { Some(Network::open(ports.random())?) } else { None };
+        let fake_clocks = if args.wants_fake_clocks() { Some(clock::build(&out)?) } else { None };
         Ok(Self {
             coda,
             ca: out.join("ca/ca.pem"),
@@ -76,7 +76,7 @@ impl Cluster {
             authority,
             nodes: BTreeMap::new(),
             network,
-            fake_clocks: args.wants_fake_clocks(),
+            fake_clocks,
             ports,
         })
     }
@@ -102,7 +102,7 @@ impl Cluster {
             self.log_level
         );
         fs::write(folder.join("node.toml"), settings)?;
-        let clock = if self.fake_clocks { Some(FakeClock::make(&folder)?) } else { None };
+        let clock = self.fake_clocks.as_ref().map(|library| FakeClock::make(library, &folder)).transpose()?;
         let disk = if self.network.is_some() { Some(Disk::make(&folder)?) } else { None };
         self.nodes.insert(node, Member { folder, client, disk, clock, process: None });
         self.start(node).await
@@ -126,15 +126,14 @@ impl Cluster {
 
     fn spawn(&mut self, node: u64) -> anyhow::Result<()> {
         let mut command = match &self.network {
-            // The kernel kills it when the suite is gone. A namespace of mounts of its own it must not get: `ip netns
-            // exec` gives it one, in which disks stay that were taken away.
+            // A namespace of mounts of its own it must not get: `ip netns exec` gives it one, in which disks stay that were
+            // taken away.
             Some(_) => {
-                let mut command = Command::new("setpriv");
-                command.args(["--pdeathsig", "KILL", "nsenter"]).arg(format!("--net={}", namespace_path(node)));
-                command.arg(&self.coda);
+                let mut command = world::command("nsenter");
+                command.arg(format!("--net={}", namespace_path(node))).arg(&self.coda);
                 command
             }
-            None => Command::new(&self.coda),
+            None => world::command(&self.coda),
         };
         let member = self.nodes.get_mut(&node).with_context(|| format!("there is no node {node}"))?;
         command.args(["serve", "--config"]).arg(member.folder.join("node.toml")).env("NO_COLOR", "1");

@@ -160,7 +160,7 @@ struct Stopped(Child);
 impl Drop for Stopped {
     fn drop(&mut self) {
         let Some(pid) = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) else { return };
-        drop(kill_process(pid, Signal::TERM));
+        let _ = kill_process(pid, Signal::TERM);
         let deadline = Instant::now() + STOPS_WITHIN;
         while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));

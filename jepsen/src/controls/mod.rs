@@ -12,7 +12,6 @@ use anyhow::{Context, ensure};
 use futures::future::LocalBoxFuture;
 use rustix::process::Signal;
 use serde::Serialize;
-use tokio::process::Command;
 use tokio::time::sleep;
 use tracing::info;
 
@@ -22,6 +21,7 @@ use crate::needs::Need;
 use crate::network::{Host, Network, namespace_path};
 use crate::process::Process;
 use crate::verdict::Verdict;
+use crate::world;
 
 const NODES: u64 = 3;
 /// How long messages are sent before the power goes.
@@ -82,8 +82,8 @@ pub async fn run(args: &ControlArgs) -> anyhow::Result<Verdict> {
     }
     let start = |peer: &dyn Peer| -> anyhow::Result<Vec<Process>> {
         let spawn = |(node, disk, folder): &(u64, Disk, std::path::PathBuf)| {
-            let mut command = Command::new("setpriv");
-            command.args(["--pdeathsig", "KILL", "nsenter"]).arg(format!("--net={}", namespace_path(*node)));
+            let mut command = world::command("nsenter");
+            command.arg(format!("--net={}", namespace_path(*node)));
             command.arg(program).args(peer.arguments(*node, disk.folder())).current_dir(folder);
             Process::spawn("node", command, folder)
         };

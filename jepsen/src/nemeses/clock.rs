@@ -27,7 +27,7 @@ pub const KINDS: &[Kind] = &[
 ];
 
 const fn kind(name: &'static str, about: &'static str, make: fn() -> Box<dyn Nemesis>) -> Kind {
-    Kind { name, about, needs: &[Need::Network, Need::FakeTime], mixes: true, make }
+    Kind { name, about, needs: &[Need::FakeTime], mixes: true, make }
 }
 
 fn of(strobes: bool) -> Box<dyn Nemesis> {
