@@ -23,6 +23,8 @@ const FLIPS_PER_FILE: u32 = 3;
 const FINDS_WITHIN: Duration = Duration::from_secs(8);
 /// What a node says that has found it.
 const SAYS: [&str; 3] = ["CODA4103", "CODA4104", "CODA4107"];
+/// How such a node is replaced.
+const HELPS: &str = "coda-admin node replace";
 /// A copy elsewhere is needed.
 const NODES: u64 = 3;
 
@@ -82,6 +84,9 @@ impl Nemesis for Rot {
             let said = ["node.err", "node.out"].map(|file| fs::read(folder.join(file)).unwrap_or_default()).concat();
             let said = String::from_utf8_lossy(&said).into_owned();
             let code = SAYS.iter().find(|code| said.contains(**code));
+            if self.is_lost && !said.contains(HELPS) {
+                stage.findings.violation(format!("node {} stopped and did not say how it is replaced", self.node));
+            }
             self.fate = match (self.is_lost, code) {
                 (false, None) => "it went on, and found nothing".to_owned(),
                 (false, Some(code)) => format!("it went on after {code}"),
