@@ -234,8 +234,10 @@ impl Cluster {
     }
 
     /// Takes away what disks were made, with all that is on them.
-    pub fn remove_disks(&self) {
-        self.nodes.values().filter_map(|member| member.disk.as_ref()).for_each(Disk::remove);
+    pub async fn remove_disks(&self) {
+        for disk in self.nodes.values().filter_map(|member| member.disk.as_ref()) {
+            disk.remove().await;
+        }
     }
 
     pub fn folder(&self, node: u64) -> anyhow::Result<&Path> {

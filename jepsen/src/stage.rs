@@ -407,7 +407,7 @@ async fn settle_down(mut stage: Stage, began: Moment, calm: (Moment, Moment)) ->
     }
     let verdict = Verdict::of(&stage.findings.all());
     if verdict == Verdict::Valid && !stage.args.keep_disks {
-        stage.cluster.remove_disks();
+        stage.cluster.remove_disks().await;
     }
     let summary = Summary::new(crate::report::Parts {
         args: stage.args,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -92,12 +93,10 @@ pub async fn run(args: &SuiteArgs, interrupted: impl Future<Output = ()>) -> any
         nemeses.dedup();
         nemeses.shuffle(&mut chance);
         let copies = COPIES[runs.len() % COPIES.len()].min(u8::try_from(args.nodes).unwrap_or(u8::MAX));
-        let run = tokio::select! {
-            run = one(args, runs.len() + 1, &nemeses, copies, chance.random()) => run?,
-            () = &mut interrupted => {
-                warn!("interrupted");
-                break;
-            }
+        let Some(run) = one(args, runs.len() + 1, &nemeses, copies, chance.random(), interrupted.as_mut()).await?
+        else {
+            warn!("interrupted");
+            break;
         };
         info!(run = run.name, verdict = %run.verdict, operations = run.operations, "over");
         runs.push(run);
@@ -115,7 +114,15 @@ fn all_nemeses() -> Vec<String> {
     nemeses::kinds().map(|kind| kind.name.to_owned()).filter(|name| name != "partition").collect()
 }
 
-async fn one(args: &SuiteArgs, number: usize, nemeses: &[String], copies: u8, seed: u64) -> anyhow::Result<Run> {
+/// None if somebody wants this to end.
+async fn one(
+    args: &SuiteArgs,
+    number: usize,
+    nemeses: &[String],
+    copies: u8,
+    seed: u64,
+    interrupted: Pin<&mut impl Future<Output = ()>>,
+) -> anyhow::Result<Option<Run>> {
     let name = format!("run-{number:03}");
     let out = args.out.join(&name);
     let mut command = Command::new(std::env::current_exe()?);
@@ -128,13 +135,21 @@ async fn one(args: &SuiteArgs, number: usize, nemeses: &[String], copies: u8, se
     command.stdout(said.try_clone()?).stderr(said).env("NO_COLOR", "1");
     info!(run = name, seed, nemeses = nemeses.join(","), "begins");
     let began = Instant::now();
-    let mut child = Stopped(command.spawn().context("a run cannot be started")?);
-    let ended = timeout(RUN_ENDS_WITHIN, child.0.wait()).await;
+    let mut child = command.kill_on_drop(true).spawn().context("a run cannot be started")?;
+    let ended = tokio::select! {
+        ended = timeout(RUN_ENDS_WITHIN, child.wait()) => ended,
+        () = interrupted => {
+            stop(&mut child).await;
+            return Ok(None);
+        }
+    };
     let failure = match ended {
         Ok(status) => format!("it ended with {} and left no summary", status?),
-        Err(_) => format!("it has no end after {RUN_ENDS_WITHIN:?}"),
+        Err(_) => {
+            stop(&mut child).await;
+            format!("it has no end after {RUN_ENDS_WITHIN:?}")
+        }
     };
-    drop(child);
     let seconds = began.elapsed().as_secs_f64().round();
     let run = Run {
         name,
@@ -148,24 +163,19 @@ async fn one(args: &SuiteArgs, number: usize, nemeses: &[String], copies: u8, se
         found: Vec::new(),
     };
     let summary = fs::read(out.join("summary.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    Ok(match summary {
+    Ok(Some(match summary {
         Some(summary) => read(run, &summary),
         None => Run { found: vec![failure], ..run },
-    })
+    }))
 }
 
-/// A run that is told to stop when the suite does not wait for it any more, so that it can end what it has started.
-struct Stopped(Child);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let Some(pid) = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) else { return };
+/// Tells a run to stop, so that it can end what it has started.
+async fn stop(child: &mut Child) {
+    if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
         let _ = kill_process(pid, Signal::TERM);
-        let deadline = Instant::now() + STOPS_WITHIN;
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        drop(self.0.start_kill());
+    }
+    if timeout(STOPS_WITHIN, child.wait()).await.is_err() {
+        warn!("a run does not stop");
     }
 }
 

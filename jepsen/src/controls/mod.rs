@@ -103,7 +103,7 @@ pub async fn run(args: &ControlArgs) -> anyhow::Result<Verdict> {
     }
     let mut lit = Vec::new();
     for (node, disk, _) in &nodes {
-        if !disk.restore()? {
+        if !disk.restore().await? {
             lit.push(*node);
         }
     }
@@ -127,7 +127,9 @@ pub async fn run(args: &ControlArgs) -> anyhow::Result<Verdict> {
     fs::write(out.join("summary.json"), serde_json::to_vec_pretty(&outcome)?)?;
     println!("verdict: {verdict}\n{program}: {lost} of {} acknowledged messages are lost", outcome.acknowledged);
     drop(processes);
-    nodes.iter().for_each(|(_, disk, _)| disk.remove());
+    for (_, disk, _) in &nodes {
+        disk.remove().await;
+    }
     Ok(verdict)
 }
 
