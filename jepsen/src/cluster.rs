@@ -202,6 +202,11 @@ impl Cluster {
         self.nodes.iter().filter(|(_, member)| member.process.is_some()).map(|(node, _)| *node).collect()
     }
 
+    /// All that there ever were.
+    pub fn nodes(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
     /// Nodes whose process has ended without having been told to.
     pub fn fallen(&mut self) -> Vec<u64> {
         let running = self.nodes.iter_mut().filter_map(|(node, member)| Some((*node, member.process.as_mut()?)));

@@ -5,6 +5,7 @@ mod all;
 mod clock;
 mod disk;
 mod grow;
+mod handover;
 mod kill;
 mod lag;
 mod packets;
@@ -81,6 +82,7 @@ pub fn kinds() -> impl Iterator<Item = &'static Kind> {
         partition::KINDS,
         packets::KINDS,
         power::KINDS,
+        handover::KINDS,
         disk::KINDS,
         rot::KINDS,
         clock::KINDS,
