@@ -71,9 +71,15 @@ impl Nemesis for Handover {
             stage.cluster.disk(b)?.cut()?;
             stage.cluster.kill(b).await?;
             self.is_dark = stage.cluster.disk(b)?.restore().await?;
-            // Nobody is there now who knows all that was acknowledged, but C.
-            self.away(stage, c, true)?;
-            self.away(stage, a, false)?;
+            // Nobody is there now who knows all that was acknowledged, but C. What comes back must not see it: of two cuts the
+            // later holds, where both are of one link.
+            if self.pauses {
+                self.away(stage, c, true)?;
+                self.away(stage, a, false)?;
+            } else {
+                self.away(stage, a, false)?;
+                self.away(stage, c, true)?;
+            }
             stage.cluster.start(b).await
         })
     }
