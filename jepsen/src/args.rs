@@ -120,7 +120,7 @@ pub struct SuiteArgs {
     #[arg(long, default_value_t = 5)]
     pub nodes: u64,
     /// Operations that are begun per second and workload
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 15)]
     pub rate: u32,
     /// The program `coda`; beside this one, if not given
     #[arg(long, value_name = "PATH")]
