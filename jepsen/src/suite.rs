@@ -32,8 +32,11 @@ const COPIES: [u8; 2] = [3, 5];
 /// A run of so many faults that has no end by then has none.
 const RUN_ENDS_WITHIN: Duration = Duration::from_secs(15 * 60);
 const STOPS_WITHIN: Duration = Duration::from_secs(30);
-/// Few enough for a turn among others.
-const LAG_COMMANDS: u64 = 30_000;
+/// A node has to be so far behind that it needs snapshots, which takes minutes: not in a suite shorter than this.
+const LAG: &str = "lag";
+const LAGS_FROM: Duration = Duration::from_secs(60 * 60);
+/// One that draws any of its family is for people in a hurry.
+const ANY_PARTITION: &str = "partition";
 
 /// One run, as its summary says.
 #[derive(Debug, Serialize)]
@@ -84,7 +87,7 @@ pub async fn run(args: &SuiteArgs, interrupted: impl Future<Output = ()>) -> any
     tokio::pin!(interrupted);
     while began.elapsed() < args.time {
         while turns.len() < FAULTS_PER_RUN {
-            let mut round = if args.nemesis.is_empty() { all_nemeses() } else { args.nemesis.clone() };
+            let mut round = if args.nemesis.is_empty() { all_nemeses(args) } else { args.nemesis.clone() };
             round.shuffle(&mut chance);
             turns.extend(round);
         }
@@ -109,9 +112,16 @@ pub async fn run(args: &SuiteArgs, interrupted: impl Future<Output = ()>) -> any
     Ok(report.verdict)
 }
 
-fn all_nemeses() -> Vec<String> {
-    // One that draws any of its family is for people in a hurry.
-    nemeses::kinds().map(|kind| kind.name.to_owned()).filter(|name| name != "partition").collect()
+fn all_nemeses(args: &SuiteArgs) -> Vec<String> {
+    let all = nemeses::kinds().map(|kind| kind.name.to_owned()).filter(|name| name != ANY_PARTITION);
+    all.filter(|name| name != LAG || args.time >= LAGS_FROM).collect()
+}
+
+/// What a suite of this length leaves out.
+fn left_out(args: &SuiteArgs) -> Option<(String, String)> {
+    let is_short = args.nemesis.is_empty() && args.time < LAGS_FROM;
+    is_short
+        .then(|| (LAG.to_owned(), format!("it takes minutes: it has its turns in suites of {LAGS_FROM:?} and longer")))
 }
 
 /// None if somebody wants this to end.
@@ -128,7 +138,7 @@ async fn one(
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["run", "--rounds", "1", "--nemesis", &nemeses.join(","), "--workload", &names(args).join(",")]);
     command.args(["--seed", &seed.to_string(), "--nodes", &args.nodes.to_string()]);
-    command.args(["--replication-factor", &copies.to_string(), "--lag-commands", &LAG_COMMANDS.to_string()]);
+    command.args(["--replication-factor", &copies.to_string()]);
     command.args(["--python", &args.python, "--rate", &args.rate.to_string()]).arg("--out").arg(&out);
     command.args(args.coda.iter().flat_map(|coda| [Path::new("--coda"), coda]));
     let said = File::create(args.out.join(format!("{name}.log")))?;
@@ -225,7 +235,7 @@ fn report(args: &SuiteArgs, seed: u64, took: Duration, runs: &[Run]) -> Report {
         operations: runs.iter().map(|run| run.operations).sum(),
         faults,
         writes_back_ms,
-        skipped: runs.iter().flat_map(|run| run.skipped.iter().cloned()).collect(),
+        skipped: runs.iter().flat_map(|run| run.skipped.iter().cloned()).chain(left_out(args)).collect(),
         runs: runs.iter().map(Run::again).collect(),
     }
 }
