@@ -22,7 +22,6 @@ use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
@@ -36,6 +35,7 @@ use crate::ledger::{Ledger, Made};
 use crate::moment::{Moment, ms};
 use crate::operations::{Ending, Operations};
 use crate::process::Process;
+use crate::world;
 
 pub const KIND: Kind = Kind {
     name: "ledger",
@@ -459,7 +459,7 @@ async fn inline(cx: &WorkflowContext, run: u64, step: &str, ledger: Ledger) -> R
 async fn python_worker(python: &Path, cluster: &Cluster, out: &Path, notes: &Path) -> anyhow::Result<Process> {
     let module = out.join("ledger_worker.py");
     fs::write(&module, PYTHON_PROGRAM)?;
-    let mut command = Command::new(python.with_file_name("coda-worker"));
+    let mut command = world::command(python.with_file_name("coda-worker"));
     command.args(["ledger_worker", "-n", "1"]).current_dir(out).env("JEPSEN_NOTES", notes);
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONPATH", out).envs(cluster.environment()?);
     let mut process = Process::spawn("python", command, out)?;
