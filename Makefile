@@ -124,6 +124,14 @@ test-python: sdk ## Test the Python SDK and the examples, and check the SDK's ty
 test-e2e: build sdk ## Test real nodes and real workers, end to end
 	CODA_BIN=$(CODA_BIN) $(PY) -m pytest tests/e2e
 
+# Seeds of the simulation: so many, or from..to.
+SEEDS ?= 500
+
+.PHONY: sim
+sim: deps ## Run SEEDS (500) simulated clusters, each from a seed; see tests/sim/README.md
+	$(WITH_ROCKSDB) cargo build $(LOCKED) --profile sim --package coda-sim
+	$(CARGO_TARGET_DIR)/sim/coda-sim run --seeds $(SEEDS) $(ARGS)
+
 ##—— Look at it ——
 
 .PHONY: jepsen

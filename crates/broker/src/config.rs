@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coda_protocol::ids::NodeId;
@@ -14,6 +15,7 @@ pub use coda_raft_store::store::{DiskOptions, DiskProbe, Medium, Space, SyncDela
 use smol_str::SmolStr;
 
 use crate::identity::IdentityFiles;
+use crate::network::{Network, SystemNetwork};
 
 /// How to start a node.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub struct NodeConfig {
     pub sync_delay: SyncDelay,
     /// What is expected of the disk.
     pub disk: DiskOptions,
+    /// Where its sockets come from.
+    pub network: Arc<dyn Network>,
     /// What the folder of the store lies on.
     pub medium: Medium,
 }
@@ -76,6 +80,7 @@ impl NodeConfig {
             require_client_certificate: false,
             sync_delay: SyncDelay::default(),
             disk: DiskOptions::default(),
+            network: Arc::new(SystemNetwork),
             medium: Medium::default(),
         }
     }

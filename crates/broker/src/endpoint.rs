@@ -19,11 +19,11 @@ use crate::config::{CONNECTIONS_MAX, HELLO_BYTES_MAX, HELLO_TIMEOUT, IDLE_TIMEOU
 use crate::connection;
 use crate::host::Host;
 use crate::identity::{self, CurrentIdentity, NodeIdentity, PeerIdentity, QuicKeys};
+use crate::network::Network;
 use crate::sessions::Sessions;
 
 /// Bytes asked of the socket at once.
 pub const READ_BYTES: usize = 64 << 10;
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
@@ -47,13 +47,15 @@ pub enum Admission {
 ///
 /// # Errors
 /// When the address is taken or the certificate cannot be used.
-pub fn open(address: SocketAddr, identity: &NodeIdentity, admission: Admission) -> Result<Endpoint, EndpointError> {
-    let bind_error = |why| EndpointError::Bind { address, why };
-    let config = endpoint_config(&identity.quic);
+pub fn open(
+    network: &dyn Network,
+    address: SocketAddr,
+    identity: &NodeIdentity,
+    admission: Admission,
+) -> Result<Endpoint, EndpointError> {
     let server = server_config(identity, admission)?;
-    let socket = socket(address).map_err(bind_error)?;
-    let runtime = quinn::default_runtime().expect("a node runs inside tokio");
-    Endpoint::new(config, Some(server), socket, runtime).map_err(bind_error)
+    let endpoint = network.listen(address, endpoint_config(&identity.quic), server);
+    endpoint.map_err(|why| EndpointError::Bind { address, why })
 }
 
 /// Serves new connections with the certificates of the moment. Those that are open stay as they are.
@@ -72,15 +74,6 @@ pub(crate) fn endpoint_config(keys: &QuicKeys) -> EndpointConfig {
     let key = keys.connection_ids;
     config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(key)));
     config
-}
-
-pub(crate) fn socket(address: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
-    // Best effort: the system may allow less.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
-    socket.bind(&address.into())?;
-    Ok(socket.into())
 }
 
 fn server_config(identity: &NodeIdentity, admission: Admission) -> Result<quinn::ServerConfig, EndpointError> {

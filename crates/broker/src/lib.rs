@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod identity;
 mod messages;
+pub mod network;
 pub mod node;
 
 // From the socket to the log.

@@ -9,6 +9,7 @@ use coda_engine::command::COMMANDS_VERSION;
 use coda_protocol::cluster::{MapNode, Registration};
 use coda_protocol::ids::{ClusterId, GroupId, NodeId};
 use coda_raft_store::error::StoreError;
+use coda_raft_store::group::Group;
 use coda_raft_store::peers::{NoPeers, PeerTransport};
 use coda_raft_store::store::{DiskWatch, NodeStore, StoreOptions};
 use ractor::Actor;
@@ -124,9 +125,9 @@ impl Node {
             medium: config.medium.clone(),
         };
         let store = NodeStore::open(dir.join("db"), options)?;
-        let Identified { identity, ca_path, reloading } = identify(&config, &clock)?;
+        let Identified { identity, ca_path, reloading } = identify(&config, &store, &clock)?;
         let admission = if config.require_client_certificate { Admission::Certified } else { Admission::Everyone };
-        let endpoint = endpoint::open(config.listen, &identity.get(), admission)?;
+        let endpoint = endpoint::open(&*config.network, config.listen, &identity.get(), admission)?;
         let following = tokio::spawn(endpoint::follow(endpoint.clone(), identity.clone(), admission));
         let rotating = [reloading, AbortOnDrop(following)];
         let address = endpoint.local_addr().map_err(|why| EndpointError::Bind { address: config.listen, why })?;
@@ -148,7 +149,7 @@ impl Node {
                 let options = PeerOptions { listen: peering.listen, me };
                 let (groups, door) =
                     (Arc::new(table.clone()), Arc::new(Door { me: config.node, view: cluster.clone() }));
-                let (peers, transport) = PeerEndpoint::open(options, identity.clone(), groups, door, clock.clone())?;
+                let (peers, transport) = PeerEndpoint::open(&*config.network, options, identity.clone(), groups, door, clock.clone())?;
                 (Some(Arc::new(peers)), transport)
             }
         };
@@ -310,6 +311,13 @@ impl Node {
         usage::count(&self.host).await
     }
 
+    /// The copies of groups that are here: for whoever checks what is in them.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn copies(&self) -> Vec<Group> {
+        self.host.routes.all_hosted()
+    }
+
     /// As if the cluster had another node, which nobody can reach: for tests of what a node does only then.
     #[doc(hidden)]
     pub fn imagine_another(&self) {
@@ -379,7 +387,7 @@ struct Identified {
 }
 
 /// Loads the node's certificates, or makes them, and begins to look after them.
-fn identify(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Identified, IdentityError> {
+fn identify(config: &NodeConfig, store: &NodeStore, clock: &Arc<dyn Clock>) -> Result<Identified, IdentityError> {
     match &config.certificates {
         Certificates::Own => {
             let dir = config.data_dir.join("certs");
@@ -388,7 +396,8 @@ fn identify(config: &NodeConfig, clock: &Arc<dyn Clock>) -> Result<Identified, I
         }
         Certificates::Files(files) => {
             let quic = QuicKeys::keep(&config.data_dir.join("quic.key"))?;
-            let source = Source { files: files.clone(), node: config.node, quic, clock: clock.clone() };
+            let (clock, workshop) = (clock.clone(), store.workshop().clone());
+            let source = Source { files: files.clone(), node: config.node, quic, clock, workshop };
             let (reloader, identity) = Reloader::open(source)?;
             Ok(Identified { identity, ca_path: files.ca.clone(), reloading: AbortOnDrop(tokio::spawn(reloader.run())) })
         }

@@ -126,7 +126,8 @@ impl<H: Handler> Courier<H> {
             return Err(ClientError::NotConfigured);
         }
         let hello = Hello { session: options.session, agent: options.agent.clone() };
-        let dialer = Dialer::new(&options.ca_pem, options.certificate.as_ref(), hello, options.outside)?;
+        let network = options.network.clone();
+        let dialer = Dialer::new(&options.ca_pem, options.certificate.as_ref(), hello, options.outside, network)?;
         let courier = Arc::new(Self {
             handler,
             flight: Mutex::new(Flight::new()),

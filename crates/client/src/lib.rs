@@ -18,6 +18,8 @@ mod courier;
 mod events;
 mod flight;
 mod link;
+#[doc(hidden)]
+pub mod network;
 mod routes;
 mod wire;
 

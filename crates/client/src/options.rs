@@ -1,5 +1,6 @@
 //! How to reach a cluster, and every bound and time of this crate.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use coda_protocol::ids::SessionId;
@@ -8,6 +9,7 @@ use smol_str::SmolStr;
 
 use crate::certificate::ClientCertificate;
 use crate::error::ClientError;
+use crate::network::{Network, SystemNetwork};
 
 /// The port of a node's client endpoint when an address names none.
 pub const PORT_DEFAULT: u16 = 4747;
@@ -60,6 +62,9 @@ pub struct ConnectOptions {
     pub connect_timeout: Duration,
     /// Connect to nodes too that are in no cluster yet: for those who bring them into one.
     pub outside: bool,
+    /// Where its socket comes from: the machine, but in simulations.
+    #[doc(hidden)]
+    pub network: Arc<dyn Network>,
 }
 
 impl ConnectOptions {
@@ -76,6 +81,7 @@ impl ConnectOptions {
             agent: SmolStr::new_static(concat!("coda-rust/", env!("CARGO_PKG_VERSION"))),
             connect_timeout: Duration::from_millis(CONNECT_TIMEOUT_MS_DEFAULT),
             outside: false,
+            network: Arc::new(SystemNetwork),
         })
     }
 }

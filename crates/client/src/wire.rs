@@ -17,10 +17,10 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportErrorCode, VarInt};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use tracing::debug;
 
 use crate::certificate::ClientCertificate;
 use crate::error::ClientError;
+use crate::network::Network;
 
 /// Every node's certificate carries this name, whatever its address.
 const SERVER_NAME: &str = "coda";
@@ -30,7 +30,6 @@ const IDLE_TIMEOUT_MS: u32 = 5_000;
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// The first read buffer. It grows to a frame's size where needed.
 const READ_BYTES: usize = 64 << 10;
 
@@ -67,6 +66,7 @@ pub(crate) struct Dialer {
     endpoints: Mutex<[Option<Endpoint>; 2]>,
     hello: Hello,
     outside: bool,
+    network: Arc<dyn Network>,
 }
 
 impl Dialer {
@@ -75,10 +75,11 @@ impl Dialer {
         certificate: Option<&ClientCertificate>,
         hello: Hello,
         outside: bool,
+        network: Arc<dyn Network>,
     ) -> Result<Self, ClientError> {
         let mut config = quinn::ClientConfig::new(Arc::new(tls(ca_pem, certificate)?));
         config.transport_config(Arc::new(transport()));
-        Ok(Self { config, endpoints: Mutex::new([None, None]), hello, outside })
+        Ok(Self { config, endpoints: Mutex::new([None, None]), hello, outside, network })
     }
 
     /// Connects, says hello and waits for the welcome and the map.
@@ -115,7 +116,7 @@ impl Dialer {
             return Ok(endpoint.clone());
         }
         let endpoint =
-            open_endpoint(remote).map_err(|error| Broken::ForGood(ClientError::Socket { why: error.to_string() }))?;
+            self.network.open(remote).map_err(|error| Broken::ForGood(ClientError::Socket { why: error.to_string() }))?;
         Ok(slot.insert(endpoint).clone())
     }
 
@@ -275,20 +276,4 @@ fn transport() -> quinn::TransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None);
     config
-}
-
-fn open_endpoint(remote: SocketAddr) -> std::io::Result<Endpoint> {
-    let any: SocketAddr = if remote.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" }.parse().expect("a constant");
-    let socket = socket2::Socket::new(socket2::Domain::for_address(any), socket2::Type::DGRAM, None)?;
-    socket.bind(&any.into())?;
-    for (what, set) in [
-        ("receive", socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)),
-        ("send", socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)),
-    ] {
-        if let Err(error) = set {
-            debug!(%error, what, "socket buffer stays as it is");
-        }
-    }
-    let runtime = Arc::new(quinn::TokioRuntime);
-    Endpoint::new(quinn::EndpointConfig::default(), None, socket.into(), runtime)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use coda_protocol::ids::{GroupId, SessionId};
+use coda_protocol::planted;
 
 use crate::due;
 use crate::effect::Effect;
@@ -25,9 +26,13 @@ pub fn recover(kv: &dyn Read, group: GroupId) -> Vec<Effect> {
             ControlFlow::Continue(())
         },
     );
-    effects.extend(due::next(kv, group).map(Effect::WakeAt));
+    if !planted::is("recover-forgets-due") {
+        effects.extend(due::next(kv, group).map(Effect::WakeAt));
+    }
     effects.extend(CLUSTER.get(kv, group, &()).map(|cluster| Effect::MapChanged(cluster.map_version)));
-    effects.extend(sessions(kv, group).into_iter().map(Effect::SessionHolds));
+    if !planted::is("recover-forgets-sessions") {
+        effects.extend(sessions(kv, group).into_iter().map(Effect::SessionHolds));
+    }
     effects
 }
 

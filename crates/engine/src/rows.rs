@@ -2,6 +2,7 @@
 
 use coda_protocol::ids::{LeaseId, Name, RunId, SessionId, Timestamp, Work};
 use coda_protocol::payload::{Failure, Payload, WorkOutcome};
+use coda_protocol::planted;
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::reject::Reject;
 use coda_protocol::request::StepKey;
@@ -106,6 +107,10 @@ impl Life {
     pub fn on(self, event: Event) -> Result<Self, Reject> {
         use Event as E;
         use Life::{Delayed, Ended, Leased, Parked, Ready, Retrying};
+        let event = match (self, event) {
+            (Leased { lease, .. }, E::Ended(_)) if planted::is("stale-lease-ends-work") => E::Ended(lease),
+            (_, event) => event,
+        };
         match (self, event) {
             (Delayed { .. } | Retrying { .. }, E::Due) | (Parked, E::Woken) => Ok(Ready),
             (Ready, E::Leased { session, lease }) => Ok(Leased { session, lease }),

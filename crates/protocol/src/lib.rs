@@ -12,6 +12,7 @@ pub mod join;
 pub mod limits;
 pub mod operate;
 pub mod payload;
+pub mod planted;
 pub mod policy;
 pub mod push;
 pub mod rebalance;

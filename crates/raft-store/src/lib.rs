@@ -31,6 +31,7 @@ mod group_log;
 mod kept_bytes;
 pub mod log;
 mod log_writer;
+mod owed;
 mod rows;
 mod state_machine;
 mod tail;

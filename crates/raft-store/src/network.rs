@@ -22,10 +22,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::commits::WithCommits;
 use crate::image::Image;
+use crate::owed::Owed;
 use crate::peers::{Peer, PeerError, PeerTransport, Rpc};
 use crate::rows::{LogPoint, MembershipRow};
 use crate::store::NodeStore;
-use crate::types::{SnapshotMeta, Types, Vote, log_id, log_point};
+use crate::types::{LogId, SnapshotMeta, Types, Vote, log_id, log_point};
 
 const MESSAGE_VERSION: u8 = 1;
 
@@ -66,13 +67,14 @@ pub(crate) struct Network {
     group: GroupId,
     peers: Arc<dyn PeerTransport>,
     store: NodeStore,
+    owed: Arc<Owed>,
     /// Names the files of snapshots being sent.
     snapshots_sent: Arc<AtomicU64>,
 }
 
 impl Network {
-    pub fn new(group: GroupId, peers: Arc<dyn PeerTransport>, store: NodeStore) -> Self {
-        Self { group, peers, store, snapshots_sent: Arc::default() }
+    pub fn new(group: GroupId, peers: Arc<dyn PeerTransport>, store: NodeStore, owed: Arc<Owed>) -> Self {
+        Self { group, peers, store, owed, snapshots_sent: Arc::default() }
     }
 }
 
@@ -156,7 +158,8 @@ impl RaftNetworkV2<Types> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let Network { group, peers, store, snapshots_sent } = &self.network;
+        let Network { group, peers, store, owed, snapshots_sent } = &self.network;
+        let _sending = owed.owe(self.peer.node.0, snapshot.meta.last_log_id.as_ref().map_or(0, LogId::index));
         let head = SnapshotHead {
             vote,
             applied: snapshot.meta.last_log_id.as_ref().map(log_point),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coda_protocol::ids::{NodeId, Timestamp};
+use coda_raft_store::store::Workshop;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
@@ -74,6 +75,8 @@ pub(crate) struct Source {
     pub node: NodeId,
     pub quic: QuicKeys,
     pub clock: Arc<dyn Clock>,
+    /// Who reads them: a file system that hangs must not hold a thread that serves connections.
+    pub workshop: Workshop,
 }
 
 impl Source {
@@ -121,9 +124,8 @@ impl Reloader {
                 },
             };
             self.remind();
-            // A file system that hangs must not hold a thread that serves connections.
             let source = self.source.clone();
-            let Ok(seen) = tokio::task::spawn_blocking(move || look(&source.files)).await else { return };
+            let Ok(seen) = self.source.workshop.run(move || look(&source.files)).await else { return };
             let is_new = if asked { self.changes.read_now(seen) } else { self.changes.on(seen) };
             let again = self.refused.is_some_and(|(_, at)| self.source.clock.instant() >= at + RETRY);
             if is_new || again {
@@ -134,7 +136,7 @@ impl Reloader {
 
     async fn load(&mut self, is_new: bool) {
         let source = self.source.clone();
-        let loaded = match tokio::task::spawn_blocking(move || source.load()).await {
+        let loaded = match self.source.workshop.run(move || source.load()).await {
             Ok(loaded) => loaded.and_then(|identity| self.of_the_same_cluster(identity)),
             Err(_) => return,
         };

@@ -15,9 +15,10 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::clock::Clock;
-use crate::endpoint::{endpoint_config, socket};
+use crate::endpoint::endpoint_config;
 use crate::identity::CurrentIdentity;
 use crate::messages::AbortOnDrop;
+use crate::network::Network;
 use crate::peers::asks::Asker;
 use crate::peers::complaints::{Complaints, Who};
 use crate::peers::dial::{Links, Standing};
@@ -93,6 +94,7 @@ impl PeerEndpoint {
     /// # Errors
     /// [`PeerEndpointError`], when the address is taken, or the certificate cannot be used or is another node's.
     pub fn open(
+        network: &dyn Network,
         options: PeerOptions,
         identity: CurrentIdentity,
         groups: Arc<dyn Groups>,
@@ -103,9 +105,7 @@ impl PeerEndpoint {
         let bind_error = |why| PeerEndpointError::Bind { address: listen, why };
         let now = identity.get();
         let (server, client) = tls::configs(&now, &me)?;
-        let runtime = quinn::default_runtime().expect("a node runs inside tokio");
-        let socket = socket(listen).map_err(bind_error)?;
-        let endpoint = Endpoint::new(endpoint_config(&now.quic), Some(server), socket, runtime).map_err(bind_error)?;
+        let endpoint = network.listen(listen, endpoint_config(&now.quic), server).map_err(bind_error)?;
         let greeter = Arc::new(Greeter::new(me, admission));
         let complaints = Arc::new(Complaints::new(clock.clone()));
         let links = Arc::new(Links::new(endpoint.clone(), client, greeter, clock, complaints));

@@ -38,6 +38,7 @@ mod send_snapshot;
 mod transport;
 
 // The end that answers.
+mod pace;
 mod receive_snapshot;
 mod serve;
 mod serve_calls;

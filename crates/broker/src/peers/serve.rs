@@ -22,8 +22,9 @@ use crate::peers::groups::Groups;
 use crate::peers::hello::PeerHello;
 use crate::peers::limits::{
     ASKS_SERVED_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, HANDSHAKES_PER_ADDRESS_MAX, HELLO_TIMEOUT,
-    SNAPSHOTS_RECEIVED_MAX, STREAMS_MAX, UNPROVEN_HANDSHAKES_MAX,
+    SNAPSHOT_BYTES_PER_S, SNAPSHOTS_RECEIVED_MAX, STREAMS_MAX, UNPROVEN_HANDSHAKES_MAX,
 };
+use crate::peers::pace::Pace;
 use crate::peers::stream::Ended;
 use crate::peers::{serve_calls, serve_streams};
 
@@ -34,6 +35,7 @@ pub struct Host {
     pub complaints: Arc<Complaints>,
     pub links: Arc<Links>,
     pub snapshots: Arc<Semaphore>,
+    pub snapshot_pace: Pace,
     /// Names the files of snapshots.
     pub snapshots_received: AtomicU64,
     /// One connection of each peer.
@@ -71,6 +73,7 @@ impl Host {
             groups,
             greeter: links.greeter.clone(),
             complaints: links.complaints.clone(),
+            snapshot_pace: Pace::new(SNAPSHOT_BYTES_PER_S, links.clock.clone()),
             links,
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_RECEIVED_MAX)),
             snapshots_received: AtomicU64::new(0),

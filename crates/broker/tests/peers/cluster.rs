@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use coda_broker::clock::SystemClock;
 use coda_broker::identity::CurrentIdentity;
+use coda_broker::network::SystemNetwork;
 use coda_broker::peers::{GroupTable, PeerEndpoint, PeerEndpointError, PeerOptions};
 use coda_engine::command::Command;
 use coda_engine::entry::Entry;
@@ -211,7 +212,7 @@ async fn start(
         let current = CurrentIdentity::replaced_by(watch::channel(Arc::new(authority.issue(CLUSTER, node))).1);
         let options = PeerOptions { listen, me: hello(node, told) };
         let (table, admission) = (Arc::new(table.clone()), admission.clone());
-        let open = async move { PeerEndpoint::open(options, current, table, admission, Arc::new(SystemClock)) };
+        let open = async move { PeerEndpoint::open(&SystemNetwork, options, current, table, admission, Arc::new(SystemClock)) };
         match runtime.spawn(open).await.unwrap() {
             Ok(opened) => Some(opened),
             Err(PeerEndpointError::Bind { .. }) => None,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coda_broker::clock::SystemClock;
 use coda_broker::identity::{CurrentIdentity, NodeIdentity, QuicKeys};
+use coda_broker::network::SystemNetwork;
 use coda_broker::peers::{Admission, GroupTable, PeerEndpoint, PeerEndpointError, PeerHello, PeerOptions, Refused};
 use coda_protocol::ids::{ClusterId, GroupId, NodeId, StorageId};
 use coda_raft_store::peers::{Peer, PeerError, PeerTransport, Rpc};
@@ -123,7 +124,7 @@ impl Side {
         let (identity, current) = watch::channel(Arc::new(identity));
         let current = CurrentIdentity::replaced_by(current);
         let (table, admission) = (Arc::new(groups.clone()), Arc::new(door.clone()));
-        let open = async move { PeerEndpoint::open(options, current, table, admission, Arc::new(SystemClock)) };
+        let open = async move { PeerEndpoint::open(&SystemNetwork, options, current, table, admission, Arc::new(SystemClock)) };
         let opened = runtime.spawn(open).await.unwrap();
         let (endpoint, transport) = match opened {
             Ok(opened) => opened,

@@ -1,6 +1,7 @@
 //! A leased task has ended, or failed this attempt.
 
 use coda_protocol::ids::Work;
+use coda_protocol::planted;
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::Reply;
 use coda_protocol::request::CompleteTask;
@@ -19,8 +20,9 @@ pub(crate) fn apply(cx: &mut Cx<'_>, complete: &CompleteTask) -> Outcome {
         return Ok(Reply::Done);
     }
     let held = row.life.lease();
+    let dropped = u32::from(planted::is("retry-dropped"));
     let retry_at = match &complete.outcome {
-        Err(failure) if failure.retryable && row.failures < row.policy.max_retries => {
+        Err(failure) if failure.retryable && row.failures + dropped < row.policy.max_retries => {
             let retry = row.failures + 1;
             Some(cx.now + row.policy.delay(retry, leases::chance(&Work::Task(task), retry)))
         }

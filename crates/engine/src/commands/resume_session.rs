@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use coda_protocol::ids::{LeaseId, SessionId, Work};
+use coda_protocol::planted;
 use coda_protocol::reply::Reply;
 
 use crate::apply::Cx;
@@ -17,7 +18,9 @@ pub(crate) fn apply(cx: &mut Cx<'_>, session: SessionId, held: &[LeaseId]) -> Ou
     for (lease, work) in leases_of(cx, session, usize::MAX) {
         if !lost.remove(&lease) {
             leases::take_back(cx, session, lease, work, Reason::Released);
-        } else if let Work::Run(run) = work {
+        } else if let Work::Run(run) = work
+            && !planted::is("resumed-run-is-told-nothing")
+        {
             let workflow = RUN.get(cx.kv, cx.group, &run).expect("leased runs have a row").workflow;
             cx.effects.push(Effect::MemoWanted { session, workflow, run, lease });
         }

@@ -2,6 +2,7 @@
 
 use coda_protocol::ids::{Millis, RunId, Work};
 use coda_protocol::payload::Payload;
+use coda_protocol::planted;
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::Reply;
 use coda_protocol::request::StartRun;
@@ -13,11 +14,17 @@ use crate::tables::{RUN, RUN_INPUT};
 use crate::{lanes, leases};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, start: &StartRun) -> Outcome {
-    if let Some(row) = RUN.get(cx.kv, cx.group, &start.run) {
+    if let Some(row) = RUN.get(cx.kv, cx.group, &start.run)
+        && !planted::is("run-starts-twice")
+    {
         if row.workflow != start.workflow {
             return Err(Reject::IdConflict { id: start.run.to_string() });
         }
         return Ok(Reply::Started { existed: true });
+    }
+    if planted::is("run-starts-twice") {
+        RUN_INPUT.delete(cx.kv, cx.group, &start.run);
+        RUN.delete(cx.kv, cx.group, &start.run);
     }
     let seq = cx.next_seq();
     let row = RunRow {

@@ -1,0 +1,114 @@
+//! What must be true at every moment, of every copy on every node: the engine's invariants, one leader in a term, and that
+//! nothing which was committed is ever anything else.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use coda_engine::invariants;
+use coda_protocol::ids::GroupId;
+use coda_raft_store::group::Group;
+
+use crate::cluster::Cluster;
+use crate::trace::Trace;
+use crate::world::World;
+
+/// Between two looks at all copies.
+pub const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What was seen so far.
+#[derive(Default)]
+pub struct Watch {
+    /// Who led in which term.
+    leaders: BTreeMap<(GroupId, u64), u8>,
+    /// The state of a group after so many entries, and on which node that was seen first.
+    digests: BTreeMap<(GroupId, u64), (u64, u8)>,
+    /// What each node's copy had applied when it was last looked at, and its term.
+    seen: BTreeMap<(u8, GroupId), Seen>,
+    pub looks: u64,
+    pub states: u64,
+    pub terms: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    applied: u64,
+    term: u64,
+}
+
+impl Watch {
+    /// Looks at all copies; what is wrong with them.
+    pub fn look(&mut self, world: &mut World, cluster: &Cluster) -> Vec<String> {
+        let mut problems = Vec::new();
+        let trace = world.trace.clone();
+        for node in 1..=cluster.count() {
+            let copies = cluster.copies(node);
+            // A node that was emptied begins again where it has nothing.
+            self.seen.retain(|(seen, group), _| *seen != node || copies.iter().any(|copy| copy.id() == *group));
+            let host = world.host(cluster.host(node));
+            if host.is_paused() {
+                continue;
+            }
+            host.within(|| copies.iter().for_each(|copy| self.look_at(node, copy, &trace, &mut problems)));
+        }
+        self.looks += 1;
+        problems
+    }
+
+    /// A node has lost what was not on its disk: what it has applied may be less than before, and its term.
+    pub fn restarted(&mut self, node: u8) {
+        self.seen.retain(|(seen, _), _| *seen != node);
+    }
+
+    fn look_at(&mut self, node: u8, copy: &Group, trace: &Trace, problems: &mut Vec<String>) {
+        let group = copy.id();
+        let status = copy.status();
+        let leadership = copy.leadership().borrow().clone();
+        if leadership.is_me {
+            let first = *self.leaders.entry((group, leadership.term)).or_insert_with(|| {
+                self.terms += 1;
+                node
+            });
+            if first != node {
+                let term = leadership.term;
+                problems.push(format!("one_leader_in_a_term: nodes {first} and {node} lead group {group} in term {term}"));
+            }
+        }
+        let before = self.seen.get(&(node, group)).copied().unwrap_or_default();
+        let (applied, digest) = copy.digest();
+        if status.term < before.term {
+            problems.push(format!("nothing_committed_is_undone: node {node}, group {group}: term {} after {}", status.term, before.term));
+        }
+        if applied < before.applied {
+            problems.push(format!("nothing_committed_is_undone: node {node}, group {group}: applied {applied} after {}", before.applied));
+        }
+        self.seen.insert((node, group), Seen { applied, term: status.term });
+        if applied == before.applied {
+            return;
+        }
+        let (first, by) = *self.digests.entry((group, applied)).or_insert((digest, node));
+        if first != digest {
+            problems.push(format!("copies_are_equal: group {group} after {applied} is {digest:x} on node {node}, {first:x} on {by}"));
+        }
+        self.states += 1;
+        trace.state(node, group.0, applied, digest);
+        let violations = copy.read(|kv, applied| invariants::check_at(kv, group, applied));
+        problems.extend(violations.into_iter().map(|violation| format!("node {node}, group {group}: {violation}")));
+    }
+}
+
+/// Whether all copies of each group are at the same entry, and equal.
+#[must_use]
+pub fn copies_are_equal(world: &mut World, cluster: &Cluster) -> Result<(), String> {
+    let mut first: BTreeMap<GroupId, (u8, (u64, u64))> = BTreeMap::new();
+    for node in 1..=cluster.count() {
+        let copies = cluster.copies(node);
+        let host = world.host(cluster.host(node));
+        for (group, digest) in host.within(|| copies.iter().map(|copy| (copy.id(), copy.digest())).collect::<Vec<_>>()) {
+            let (by, known) = *first.entry(group).or_insert((node, digest));
+            if known != digest {
+                return Err(format!("group {group} is {digest:x?} on node {node} and {known:x?} on node {by}"));
+            }
+        }
+    }
+    Ok(())
+}

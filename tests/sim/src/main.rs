@@ -1,0 +1,207 @@
+//! `coda-sim`: see README.md.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use coda_sim::child::Order;
+use coda_sim::plan::Plan;
+use coda_sim::planted::{BUGS, hunt, plant};
+use coda_sim::shrink::shrink;
+use coda_sim::suite::Suite;
+use coda_sim::{log, run};
+
+#[derive(Parser)]
+#[command(about = "A whole cluster on one thread, in virtual time, from one seed")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run many seeds, each in a process of its own
+    Run(RunArgs),
+    /// Run one seed in this process
+    Seed(SeedArgs),
+    /// Print what a seed means
+    Plan { seed: u64 },
+    /// Make a failing seed smaller
+    Shrink(SeedArgs),
+    /// Plant each bug in turn, and say how soon it is found
+    Planted {
+        /// These alone
+        names: Vec<String>,
+        #[arg(long, default_value_t = 200)]
+        seeds_max: u64,
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+    },
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// From..to, both included
+    #[arg(long, default_value = "1..500", value_parser = range)]
+    seeds: (u64, u64),
+    /// Processes at once; as many as there are cores, unless told
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Run each twice, and compare
+    #[arg(long)]
+    check_determinism: bool,
+    #[arg(long)]
+    planted: Option<String>,
+    /// Stop after so many failures
+    #[arg(long, default_value_t = 3)]
+    failures_max: usize,
+    /// Do not make failing plans smaller
+    #[arg(long)]
+    no_shrink: bool,
+}
+
+#[derive(Args)]
+struct SeedArgs {
+    seed: u64,
+    /// These faults alone, by number
+    #[arg(long, value_delimiter = ',', num_args = 0..)]
+    only: Option<Vec<usize>>,
+    /// Trouble ends after so long
+    #[arg(long)]
+    trouble_ms: Option<u64>,
+    #[arg(long)]
+    planted: Option<String>,
+    /// Print what happens
+    #[arg(long)]
+    trace: bool,
+    /// Print what programs log: error, warn, info, debug or trace
+    #[arg(long)]
+    log: Option<tracing::Level>,
+    /// Print the verdict as one line of JSON, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+fn range(text: &str) -> Result<(u64, u64), String> {
+    let number = |text: &str| text.trim_start_matches('=').parse::<u64>().map_err(|error| error.to_string());
+    match text.split_once("..") {
+        Some((from, to)) => Ok((number(from)?, number(to)?)),
+        None => Ok((1, number(text)?)),
+    }
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => many(&args),
+        Command::Seed(args) => one(&args),
+        Command::Plan { seed } => {
+            print!("{}", Plan::of(seed));
+            ExitCode::SUCCESS
+        }
+        Command::Shrink(args) => {
+            let order = args.order();
+            let problems = order.problems();
+            if problems.is_empty() {
+                println!("seed {} finds nothing", order.seed);
+                return ExitCode::SUCCESS;
+            }
+            print_smaller(&order, problems);
+            ExitCode::FAILURE
+        }
+        Command::Planted { names, seeds_max, first } => planted(&names, first, seeds_max),
+    }
+}
+
+impl SeedArgs {
+    fn order(&self) -> Order {
+        Order {
+            seed: self.seed,
+            only: self.only.clone(),
+            trouble_ms: self.trouble_ms,
+            planted: self.planted.clone(),
+        }
+    }
+
+    fn plan(&self) -> Plan {
+        plan_of(&self.order())
+    }
+}
+
+fn plan_of(order: &Order) -> Plan {
+    let mut plan = Plan::of(order.seed);
+    if let Some(only) = &order.only {
+        plan = plan.only(only);
+    }
+    if let Some(ms) = order.trouble_ms {
+        plan.trouble = Duration::from_millis(ms);
+        plan.faults.retain(|planned| planned.at < plan.trouble);
+    }
+    plan
+}
+
+fn one(args: &SeedArgs) -> ExitCode {
+    if let Some(level) = args.log {
+        log::print(level);
+    }
+    if let Some(name) = &args.planted {
+        plant(name);
+    }
+    let plan = args.plan();
+    if !args.json {
+        print!("{plan}");
+    }
+    let verdict = run::run(plan, args.trace);
+    if args.json {
+        println!("{}", serde_json::to_string(&verdict).expect("a verdict is plain data"));
+    } else {
+        verdict.problems.iter().for_each(|problem| println!("PROBLEM {problem}"));
+        println!("{:?}", run::Verdict { problems: Vec::new(), ..verdict.clone() });
+        println!("trace {:016x}", verdict.hash);
+    }
+    if verdict.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn many(args: &RunArgs) -> ExitCode {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let suite = Suite {
+        seeds: args.seeds.0..=args.seeds.1,
+        jobs: args.jobs.unwrap_or(cores),
+        planted: args.planted.clone(),
+        check_determinism: args.check_determinism,
+        failures_max: args.failures_max,
+    };
+    let outcome = suite.run();
+    outcome.print();
+    let holes = outcome.holes();
+    holes.iter().for_each(|hole| println!("NOT COVERED: {hole}"));
+    for (order, problems) in &outcome.failures {
+        if args.no_shrink {
+            println!("coda-sim {}\n  {}", order.arguments().join(" "), problems.join("\n  "));
+        } else {
+            print_smaller(order, problems.clone());
+        }
+    }
+    if outcome.failures.is_empty() && holes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print_smaller(order: &Order, problems: Vec<String>) {
+    let (order, problems) = shrink(order, problems);
+    println!("\nto see it: coda-sim {} --trace", order.arguments().join(" "));
+    print!("{}", plan_of(&order));
+    problems.iter().for_each(|problem| println!("  PROBLEM {problem}"));
+}
+
+fn planted(names: &[String], first: u64, seeds_max: u64) -> ExitCode {
+    let mut missed = 0;
+    println!("| bug | seeds | found as |\n|---|---|---|");
+    for bug in BUGS.iter().filter(|bug| names.is_empty() || names.iter().any(|name| name == bug.name)) {
+        match hunt(bug.name, first, seeds_max) {
+            Some(found) => println!("| {} | {} | {} |", bug.name, found.seeds, found.problem),
+            None => {
+                missed += 1;
+                println!("| {} | more than {seeds_max} | **not found**: {} |", bug.name, bug.about);
+            }
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
