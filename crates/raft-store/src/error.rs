@@ -16,8 +16,13 @@ pub enum StoreError {
     /// Written by a version of Coda whose format this binary does not know.
     #[error("CODA4102 {} has format {found}; this binary understands format {expected}", dir.display())]
     UnknownFormat { dir: PathBuf, found: String, expected: u32 },
-    /// Bytes on disk are not what was written.
-    #[error("CODA4103 corrupt storage in {}: {why}", dir.display())]
+    /// Bytes on disk are not what was written. Other nodes have copies: a copy of the folder from before would have
+    /// forgotten what this node has promised them.
+    #[error(
+        "CODA4103 corrupt storage in {}: {why}. Replace this node by a new one, with `coda-admin node replace`; a node \
+         that is alone needs a copy of the folder",
+        dir.display()
+    )]
     Corrupt { dir: PathBuf, why: String },
     /// A record of the log or of our own bookkeeping cannot be understood. It is never skipped.
     #[error("CODA4104 unreadable record {at}: {why}")]

@@ -31,7 +31,7 @@ pub struct Counted {
     pub index: u64,
 }
 
-/// Checks one queue in one group. Of what nobody knows, each may have been accepted at any time after it was asked for.
+/// Checks one queue in one group, of which [`follow_real_time`](crate::register::follow_real_time) finds nothing. Of what nobody knows, each may have been accepted at any time after it was asked for.
 #[must_use]
 pub fn check(name: &str, added: &[Added], counted: &[Counted]) -> Vec<Violation> {
     let mut broken = Vec::new();
