@@ -185,8 +185,8 @@ cluster: build sdk ## Start three nodes on this machine that are one cluster, an
 	CODA_BIN=$(CODA_BIN) $(PY) -m examples.events.cluster
 
 .PHONY: fuzz
-fuzz: ## Fuzz frames, requests and commands for FUZZ_SECONDS (60) each
-	fuzz/run.sh $(or $(FUZZ_SECONDS),60)
+fuzz: deps ## Fuzz everything that reads bytes for FUZZ_SECONDS (60) each: see tests/fuzz for what
+	$(WITH_ROCKSDB) fuzz/run.sh $(or $(FUZZ_SECONDS),60) $(ARGS)
 
 .PHONY: bench
 bench: build sdk ## Run the load generator against a real node; ARGS="..." goes to bench/run.py

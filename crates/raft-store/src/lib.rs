@@ -62,6 +62,10 @@ mod snapshot;
 mod commits;
 mod network;
 
+// What fuzzers feed.
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
+
 // The tests that need to look inside share their helpers with those that do not.
 #[cfg(test)]
 extern crate self as coda_raft_store;

@@ -41,6 +41,10 @@ pub(crate) struct SnapshotHead {
 }
 
 impl SnapshotHead {
+    pub fn new(vote: Vote, applied: Option<LogPoint>, membership: MembershipRow) -> Self {
+        Self { vote, applied, membership }
+    }
+
     pub fn into_parts(self) -> Result<(Vote, SnapshotMeta), crate::error::StoreError> {
         let last_membership = self.membership.to_stored()?;
         Ok((self.vote, SnapshotMeta { last_log_id: self.applied.map(log_id), last_membership }))
@@ -160,11 +164,9 @@ impl RaftNetworkV2<Types> for Connection {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let Network { group, peers, store, owed, snapshots_sent } = &self.network;
         let _sending = owed.owe(self.peer.node.0, snapshot.meta.last_log_id.as_ref().map_or(0, LogId::index));
-        let head = SnapshotHead {
-            vote,
-            applied: snapshot.meta.last_log_id.as_ref().map(log_point),
-            membership: MembershipRow::stored(&snapshot.meta.last_membership),
-        };
+        let meta = &snapshot.meta;
+        let membership = MembershipRow::stored(&meta.last_membership);
+        let head = SnapshotHead::new(vote, meta.last_log_id.as_ref().map(log_point), membership);
         let number = snapshots_sent.fetch_add(1, Ordering::Relaxed);
         let place = store.snapshot_file(&format!("sending-{}-{number}", group.0));
         let send = async {

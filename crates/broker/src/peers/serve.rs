@@ -1,7 +1,6 @@
 //! The end that is dialled: accepts connections of peers, and serves each until it ends.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -14,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
+use crate::handshakes::Handshakes;
 use crate::peers::complaints::{Complaints, Who};
 use crate::peers::dial::Links;
 use crate::peers::fault::PeerFault;
@@ -120,47 +120,10 @@ impl Host {
     }
 }
 
-/// Handshakes under way, and from where.
-#[derive(Default)]
-struct Handshakes(Mutex<BTreeMap<IpAddr, usize>>);
-
-struct Handshake {
-    all: Arc<Handshakes>,
-    from: IpAddr,
-}
-
-impl Handshakes {
-    fn count(&self) -> usize {
-        self.0.lock().values().sum()
-    }
-
-    fn begin(self: &Arc<Self>, from: IpAddr) -> Option<Handshake> {
-        let mut all = self.0.lock();
-        let count = all.entry(from).or_default();
-        if *count >= HANDSHAKES_PER_ADDRESS_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Handshake { all: self.clone(), from })
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        let mut all = self.all.0.lock();
-        if let Some(count) = all.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.from);
-            }
-        }
-    }
-}
-
 /// Accepts connections until the endpoint is closed.
 pub async fn accept(endpoint: Endpoint, host: Arc<Host>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let handshakes = Arc::new(Handshakes::default());
+    let handshakes = Handshakes::new(HANDSHAKES_PER_ADDRESS_MAX);
     while let Some(incoming) = endpoint.accept().await {
         let from = incoming.remote_address().ip();
         if handshakes.count() >= UNPROVEN_HANDSHAKES_MAX && incoming.may_retry() {
