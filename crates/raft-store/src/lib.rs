@@ -37,6 +37,8 @@ mod state_machine;
 mod tail;
 mod types;
 mod view;
+mod wal;
+mod witness;
 
 // What all of it lies on: rows, files, and threads that wait for them.
 mod db;
@@ -72,6 +74,8 @@ extern crate self as coda_raft_store;
 #[cfg(test)]
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[cfg(test)]
+mod corruption_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
