@@ -152,14 +152,14 @@ fn counted() -> impl Strategy<Value = (Vec<Added>, Vec<Counted>)> {
     let added = (0_u8..5, 1_u64..6, 0_u64..6, 0_u64..4);
     let counted = (0_u64..4, 1_u64..6, 0_u64..6, 0_u64..4);
     (prop::collection::vec(added, 0..4), prop::collection::vec(counted, 0..4)).prop_map(|(added, counted)| {
-        let added = |(kind, index, asked, took): (u8, u64, u64, u64)| {
+        let add = |(kind, index, asked, took): (u8, u64, u64, u64)| {
             let end = [End::Maybe, End::Fail, End::Ok, End::Ok, End::Ok][usize::from(kind)];
             let index = (end == End::Ok).then_some(index);
             let answered = if end == End::Maybe { NEVER } else { asked + took };
             Added { asked, answered, end, index, exact: kind > 2 }
         };
-        let counted = |(count, index, asked, took)| Counted { count, asked, answered: asked + took, index };
-        (added.into_iter().map(added).collect(), counted.into_iter().map(counted).collect())
+        let count = |(count, index, asked, took)| Counted { count, asked, answered: asked + took, index };
+        (added.into_iter().map(add).collect(), counted.into_iter().map(count).collect())
     })
 }
 
