@@ -130,6 +130,6 @@ mod tests {
 
     #[test]
     fn no_retry_is_due_before_its_delay_less_the_jitter() {
-        assert_eq!([1, 2, 3, 4, 5].map(shortest_us), [25_000, 50_000, 100_000, 200_000, 200_000]);
+        assert_eq!([1, 2, 3, 4, 5].map(shortest_us), [50_000, 50_000, 100_000, 200_000, 200_000]);
     }
 }
