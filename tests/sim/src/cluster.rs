@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coda_broker::clock::{Clock, SystemClock};
-use coda_broker::identity::{Authority, IdentityFiles, Lifetime};
 use coda_broker::config::Medium;
+use coda_broker::identity::{Authority, IdentityFiles, Lifetime};
 use coda_broker::node::{Certificates, Node, NodeConfig, Peering};
 use coda_client::{Admin, Client, ClientError, ConnectOptions};
 use coda_protocol::ids::{NodeId, SessionId};
@@ -286,19 +286,25 @@ pub async fn form(
         admin.create_token(&token, None).await?;
         admin.join(&token, report.node, report.registration).await?;
     }
-    calm(&admin).await;
+    calm(&admin, &Mutex::default()).await;
     client.close().await;
     Ok(())
 }
 
-/// Until nothing is wrong, and all leaders are where they should be.
-pub async fn calm(admin: &Admin) {
+/// Until nothing is wrong, and all leaders are where they should be; what is wrong meanwhile.
+pub async fn calm(admin: &Admin, wrong: &Mutex<String>) {
     loop {
-        if let Ok(report) = admin.report().await {
-            let in_place = |group: &GroupReport| group.leader == group.preferred;
-            if report.health() == Health::Healthy && report.groups.iter().all(in_place) {
-                return;
+        match admin.report().await {
+            Ok(report) => {
+                let elsewhere = |group: &&GroupReport| group.leader != group.preferred;
+                let elsewhere = report.groups.iter().find(elsewhere);
+                match (report.health(), elsewhere) {
+                    (Health::Healthy, None) => return,
+                    (Health::Healthy, Some(group)) => *wrong.lock() = format!("{group:?}"),
+                    (health, _) => *wrong.lock() = format!("{health:?}"),
+                }
             }
+            Err(error) => *wrong.lock() = error.to_string(),
         }
         tokio::time::sleep(ASK_AGAIN_AFTER).await;
     }

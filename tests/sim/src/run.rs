@@ -2,9 +2,11 @@
 //! all is well again, everything has to come to its end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coda_client::{Admin, Client};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::book::Totals;
@@ -153,7 +155,9 @@ impl Play {
         let what = form(first, others, stage.plan.replication_factor, stage.plan.groups);
         match stage.world.wait(stage.operator, FORMS_WITHIN, what) {
             Ok(Ok(())) => self.note("the cluster is one"),
-            Ok(Err(error)) => self.problem(format!("well_again_in_time: the cluster cannot be formed: {} {error}", error.code())),
+            Ok(Err(error)) => {
+                self.problem(format!("well_again_in_time: the cluster cannot be formed: {} {error}", error.code()))
+            }
             Err(_) => self.problem("well_again_in_time: the cluster is not formed in time".into()),
         }
     }
@@ -189,13 +193,16 @@ impl Play {
     fn calm(&mut self) {
         let options = self.stage.options(self.stage.operator);
         let book = self.stage.book.clone();
+        let wrong = Arc::new(Mutex::new(String::new()));
+        let telling = wrong.clone();
         let what = async move {
             let client = workload::connect(options, &book).await;
-            calm(&Admin::new(client.link().clone(), ANSWER_WITHIN)).await;
+            calm(&Admin::new(client.link().clone(), ANSWER_WITHIN), &telling).await;
             client.close().await;
         };
         if self.stage.world.wait(self.stage.operator, CALM_WITHIN, what).is_err() {
-            self.problem("well_again_in_time: the cluster is not healthy again".into());
+            let wrong = wrong.lock().clone();
+            self.problem(format!("well_again_in_time: the cluster is not healthy again: {wrong}"));
         }
         self.note("the cluster is healthy");
     }
