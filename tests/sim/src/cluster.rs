@@ -10,6 +10,7 @@ use coda_broker::config::Medium;
 use coda_broker::identity::{Authority, IdentityFiles, Lifetime};
 use coda_broker::node::{Certificates, Node, NodeConfig, Peering};
 use coda_client::{Admin, Client, ClientError, ConnectOptions};
+use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::{NodeId, SessionId};
 use coda_protocol::join::JoinToken;
 use coda_protocol::operate::{GroupReport, Health};
@@ -296,6 +297,11 @@ pub async fn calm(admin: &Admin, wrong: &Mutex<String>) {
     loop {
         match admin.report().await {
             Ok(report) => {
+                // What was asked for during the trouble may be done after what was to undo it.
+                let draining = report.members.iter().filter(|member| member.member.state == NodeState::Draining);
+                for member in draining {
+                    drop(admin.undrain(member.member.node).await);
+                }
                 let elsewhere = |group: &&GroupReport| group.leader != group.preferred;
                 let elsewhere = report.groups.iter().find(elsewhere);
                 match (report.health(), elsewhere) {
