@@ -84,7 +84,7 @@ impl Stage {
         if self.world.host(id).is_up() && self.world.host(id).has_begun() {
             return;
         }
-        let work = work(self.options(id), self.plan.slots, self.book.clone());
+        let work = work(self.options(id), self.plan.slots, self.plan.parks, self.book.clone());
         let host = self.world.host(id);
         if !host.is_up() {
             host.boot();
