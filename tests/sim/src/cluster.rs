@@ -10,6 +10,7 @@ use coda_broker::config::Medium;
 use coda_broker::identity::{Authority, IdentityFiles, Lifetime};
 use coda_broker::node::{Certificates, Node, NodeConfig, Peering};
 use coda_client::{Admin, Client, ClientError, ConnectOptions};
+use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::{NodeId, SessionId};
 use coda_protocol::join::JoinToken;
 use coda_protocol::operate::{GroupReport, Health};
@@ -286,19 +287,30 @@ pub async fn form(
         admin.create_token(&token, None).await?;
         admin.join(&token, report.node, report.registration).await?;
     }
-    calm(&admin).await;
+    calm(&admin, &Mutex::default()).await;
     client.close().await;
     Ok(())
 }
 
-/// Until nothing is wrong, and all leaders are where they should be.
-pub async fn calm(admin: &Admin) {
+/// Until nothing is wrong, and all leaders are where they should be; what is wrong meanwhile.
+pub async fn calm(admin: &Admin, wrong: &Mutex<String>) {
     loop {
-        if let Ok(report) = admin.report().await {
-            let in_place = |group: &GroupReport| group.leader == group.preferred;
-            if report.health() == Health::Healthy && report.groups.iter().all(in_place) {
-                return;
+        match admin.report().await {
+            Ok(report) => {
+                // What was asked for during the trouble may be done after what was to undo it.
+                let draining = report.members.iter().filter(|member| member.member.state == NodeState::Draining);
+                for member in draining {
+                    drop(admin.undrain(member.member.node).await);
+                }
+                let elsewhere = |group: &&GroupReport| group.leader != group.preferred;
+                let elsewhere = report.groups.iter().find(elsewhere);
+                match (report.health(), elsewhere) {
+                    (Health::Healthy, None) => return,
+                    (Health::Healthy, Some(group)) => *wrong.lock() = format!("{group:?}"),
+                    (health, _) => *wrong.lock() = format!("{health:?}"),
+                }
             }
+            Err(error) => *wrong.lock() = error.to_string(),
         }
         tokio::time::sleep(ASK_AGAIN_AFTER).await;
     }

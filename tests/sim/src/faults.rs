@@ -74,9 +74,12 @@ impl Faults {
             Fault::Pause(node) => stage.node_host(*node).pause(),
             Fault::PauseWorker(worker) => stage.worker_host(*worker).pause(),
             Fault::KillWorker(worker) => stage.kill_worker(*worker),
-            Fault::Partition(_) | Fault::Deaf(_) | Fault::Mute(_) | Fault::Bridge { .. } | Fault::Unreachable(_) => {
-                self.cut(stage, &ways(stage, fault))
-            }
+            Fault::Partition(_)
+            | Fault::Split(_)
+            | Fault::Deaf(_)
+            | Fault::Mute(_)
+            | Fault::Bridge { .. }
+            | Fault::Unreachable(_) => self.cut(stage, &ways(stage, fault)),
             Fault::BadWays(node, quality) => {
                 let me = stage.node_ip(*node);
                 for other in stage.all_ips().into_iter().filter(|other| *other != me) {
@@ -98,6 +101,12 @@ impl Faults {
                 let copies = stage.cluster.copies(*node);
                 stage.node_host(*node).within(|| copies.iter().for_each(|copy| copy.checkpoint()));
             }
+            Fault::CheckpointAll => {
+                for node in 1..=stage.plan.nodes {
+                    let copies = stage.cluster.copies(node);
+                    stage.node_host(node).within(|| copies.iter().for_each(|copy| copy.checkpoint()));
+                }
+            }
             Fault::SlowDisk { node, ms } => stage.set_sync_ms(*node, (*ms, 2 * *ms)),
             Fault::HungDisk(node) => stage.cluster.change_disk(*node, |disk| disk.hangs = true),
             Fault::FailedSync(node) => stage.cluster.change_disk(*node, |disk| disk.fails = true),
@@ -112,9 +121,12 @@ impl Faults {
             Fault::Pause(node) => stage.node_host(*node).resume(),
             Fault::PauseWorker(worker) => stage.worker_host(*worker).resume(),
             Fault::KillWorker(worker) => stage.start_worker(*worker),
-            Fault::Partition(_) | Fault::Deaf(_) | Fault::Mute(_) | Fault::Bridge { .. } | Fault::Unreachable(_) => {
-                self.mend(stage, &ways(stage, fault))
-            }
+            Fault::Partition(_)
+            | Fault::Split(_)
+            | Fault::Deaf(_)
+            | Fault::Mute(_)
+            | Fault::Bridge { .. }
+            | Fault::Unreachable(_) => self.mend(stage, &ways(stage, fault)),
             Fault::BadWays(node, _) => {
                 let me = stage.node_ip(*node);
                 for other in stage.all_ips() {
@@ -127,12 +139,11 @@ impl Faults {
             Fault::Drain(node) => {
                 let node = NodeId(u64::from(*node));
                 stage.operate(move |admin| async move {
-                    while admin.undrain(node).await.is_err() {
-                        tokio::time::sleep(OPERATOR_PATIENCE / 10).await;
-                    }
+                    // If it fails, the operator sees it when all is over.
+                    drop(admin.undrain(node).await);
                 });
             }
-            Fault::Transfer { .. } | Fault::Checkpoint(_) => {}
+            Fault::Transfer { .. } | Fault::Checkpoint(_) | Fault::CheckpointAll => {}
             Fault::SlowDisk { node, .. } => stage.set_sync_ms(*node, stage.plan.sync_ms),
             Fault::HungDisk(node) => stage.cluster.change_disk(*node, |disk| disk.hangs = false),
             Fault::FailedSync(node) => {
@@ -172,6 +183,12 @@ fn ways(stage: &Stage, fault: &Fault) -> Vec<(IpAddr, IpAddr)> {
     };
     let both = |one: &[IpAddr], other: &[IpAddr]| [from_to(one, other), from_to(other, one)].concat();
     match fault {
+        Fault::Split(nodes) => {
+            let users = stage.user_ips();
+            let every_other = |first: usize| users.iter().skip(first).step_by(2).copied().collect::<Vec<_>>();
+            let (here, there) = (ips(nodes), others(nodes));
+            [both(&here, &there), both(&here, &every_other(0)), both(&there, &every_other(1))].concat()
+        }
         Fault::Partition(nodes) => both(&ips(nodes), &others(nodes)),
         Fault::Deaf(nodes) => from_to(&others(nodes), &ips(nodes)),
         Fault::Mute(nodes) => from_to(&ips(nodes), &others(nodes)),

@@ -30,6 +30,8 @@ pub struct Plan {
     pub clients: u8,
     pub workers: u8,
     pub slots: u32,
+    /// Runs that only wait give up their slots.
+    pub parks: bool,
     pub load: Load,
     pub quality: Quality,
     /// A sync of a log takes between these.
@@ -63,6 +65,8 @@ pub enum Fault {
     Pause(u8),
     /// These nodes on one side, the others on the other; clients reach both.
     Partition(Vec<u8>),
+    /// The same, and of those who use the cluster every other reaches one side alone.
+    Split(Vec<u8>),
     /// These hear nobody, but are heard.
     Deaf(Vec<u8>),
     /// These are not heard, but hear.
@@ -83,6 +87,8 @@ pub enum Fault {
     Drain(u8),
     /// All copies on a node write their state down.
     Checkpoint(u8),
+    /// Those on all nodes: who is away has to be sent a snapshot.
+    CheckpointAll,
     /// A worker's process is killed, and started again.
     KillWorker(u8),
     /// It gets no turn.
@@ -105,6 +111,7 @@ pub const FAULTS: &[&str] = &[
     "restart",
     "pause",
     "partition",
+    "split",
     "deaf",
     "mute",
     "bridge",
@@ -115,6 +122,7 @@ pub const FAULTS: &[&str] = &[
     "transfer",
     "drain",
     "checkpoint",
+    "checkpoint-all",
     "kill-worker",
     "pause-worker",
     "slow-disk",
@@ -134,6 +142,7 @@ impl Fault {
             Self::Restart(_) => "restart",
             Self::Pause(_) => "pause",
             Self::Partition(_) => "partition",
+            Self::Split(_) => "split",
             Self::Deaf(_) => "deaf",
             Self::Mute(_) => "mute",
             Self::Bridge { .. } => "bridge",
@@ -144,6 +153,7 @@ impl Fault {
             Self::Transfer { .. } => "transfer",
             Self::Drain(_) => "drain",
             Self::Checkpoint(_) => "checkpoint",
+            Self::CheckpointAll => "checkpoint-all",
             Self::KillWorker(_) => "kill-worker",
             Self::PauseWorker(_) => "pause-worker",
             Self::SlowDisk { .. } => "slow-disk",
@@ -169,6 +179,7 @@ impl Plan {
             clients: chance.random_range(1..=CLIENTS_MAX),
             workers: chance.random_range(1..=WORKERS_MAX),
             slots: chance.random_range(1..=6),
+            parks: chance.random_bool(0.5),
             load: Load {
                 every: Duration::from_millis(chance.random_range(150..600)),
                 open_max: chance.random_range(2..16),
@@ -191,6 +202,14 @@ impl Plan {
                 4..8 => chance.random_range(600..4_000),
                 _ => chance.random_range(4_000..9_000),
             });
+            // A state that was just written down is what a power cut is about.
+            if let Fault::Checkpoint(node) = fault
+                && chance.random_bool(0.5)
+            {
+                let at = at + Duration::from_millis(chance.random_range(0..80));
+                let fault = Fault::PowerCut(vec![node]);
+                plan.faults.push(Planned { number: FAULTS_MAX + 1 + number, at, lasts, fault });
+            }
             plan.faults.push(Planned { number, at, lasts, fault });
         }
         plan.faults.sort_by_key(|planned| (planned.at, planned.number));
@@ -208,7 +227,8 @@ impl Plan {
             3 => Fault::Kill(node),
             4 => Fault::Restart(node),
             5 | 6 => Fault::Pause(node),
-            7 | 8 => Fault::Partition(some(chance)),
+            7 => Fault::Partition(some(chance)),
+            8 => Fault::Split(some(chance)),
             9 => Fault::Deaf(some(chance)),
             10 => Fault::Mute(some(chance)),
             11 => {
@@ -223,6 +243,7 @@ impl Plan {
             16 | 17 => Fault::Transfer { group: chance.random_range(0..=u32::from(self.groups)), to: node },
             18 => Fault::Drain(node),
             19 => Fault::Checkpoint(node),
+            26 | 27 => Fault::CheckpointAll,
             20 => Fault::KillWorker(chance.random_range(1..=self.workers)),
             21 => Fault::PauseWorker(chance.random_range(1..=self.workers)),
             22 => Fault::SlowDisk { node, ms: chance.random_range(20..1_500) },
@@ -246,7 +267,7 @@ impl Plan {
     }
 }
 
-const KINDS: u32 = 26;
+const KINDS: u32 = 28;
 
 fn quality(chance: &mut StdRng) -> Quality {
     match chance.random_range(0..4) {

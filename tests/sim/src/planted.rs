@@ -62,6 +62,12 @@ pub struct Found {
 pub fn hunt(name: &str, first: u64, seeds_max: u64) -> Option<Found> {
     (0..seeds_max).find_map(|n| {
         let order = Order { planted: Some(name.to_owned()), ..Order::of(first + n) };
-        order.problems().into_iter().next().map(|problem| Found { seeds: n + 1, problem })
+        let problem = order.problems().into_iter().next()?;
+        // What a seed finds without the bug is not the bug.
+        let without = Order { planted: None, ..order };
+        without
+            .problems()
+            .is_empty()
+            .then(|| Found { seeds: n + 1, problem: problem.lines().next().unwrap_or_default().into() })
     })
 }

@@ -2,9 +2,11 @@
 //! all is well again, everything has to come to its end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coda_client::{Admin, Client};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::book::Totals;
@@ -18,10 +20,14 @@ use crate::stage::Stage;
 use crate::trace::Trace;
 use crate::workload;
 
+/// Futures of debug builds are large.
+const STACK_BYTES: usize = 64 << 20;
 /// A good network and idle nodes: a cluster is one soon.
 const FORMS_WITHIN: Duration = Duration::from_secs(60);
 /// From the last fault to the last result.
 const ENDS_WITHIN: Duration = Duration::from_secs(90);
+/// One question of the operator's.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const CALM_WITHIN: Duration = Duration::from_secs(90);
 const EQUAL_WITHIN: Duration = Duration::from_secs(20);
 const READ_AGAIN_WITHIN: Duration = Duration::from_secs(20);
@@ -46,13 +52,20 @@ pub struct Verdict {
     pub syncs_refused: u64,
 }
 
-/// Runs a plan. Once in a process: this thread lives in virtual time afterwards.
+/// Runs a plan, once in a process. On a thread of its own: what std and others keep per thread, first of all the keys of
+/// hash maps, must not be older than the simulation.
 ///
 /// # Panics
 /// When the machine has no memory left for files.
 #[must_use]
 pub fn run(plan: Plan, prints: bool) -> Verdict {
     log::collect_panics(prints);
+    let thread = std::thread::Builder::new().name("simulation".into()).stack_size(STACK_BYTES);
+    let thread = thread.spawn(move || live(plan, prints)).expect("a thread");
+    thread.join().expect("what panics in a simulation is a finding")
+}
+
+fn live(plan: Plan, prints: bool) -> Verdict {
     let dir = tempfile::Builder::new().prefix("coda-sim-").tempdir_in(memory()).expect("a folder in memory");
     let trace = Trace::new(prints);
     let seed = plan.seed;
@@ -180,13 +193,16 @@ impl Play {
     fn calm(&mut self) {
         let options = self.stage.options(self.stage.operator);
         let book = self.stage.book.clone();
+        let wrong = Arc::new(Mutex::new(String::new()));
+        let telling = wrong.clone();
         let what = async move {
             let client = workload::connect(options, &book).await;
-            calm(&Admin::new(client.link().clone(), CALM_WITHIN)).await;
+            calm(&Admin::new(client.link().clone(), ANSWER_WITHIN), &telling).await;
             client.close().await;
         };
         if self.stage.world.wait(self.stage.operator, CALM_WITHIN, what).is_err() {
-            self.problem("well_again_in_time: the cluster is not healthy again".into());
+            let wrong = wrong.lock().clone();
+            self.problem(format!("well_again_in_time: the cluster is not healthy again: {wrong}"));
         }
         self.note("the cluster is healthy");
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use coda_client::{Admin, ConnectOptions};
-use coda_protocol::ids::{NodeId, SessionId};
+use coda_protocol::ids::SessionId;
 use coda_raft_store::sim::Faults;
 
 use crate::book::Book;
@@ -15,7 +15,7 @@ use crate::check::Watch;
 use crate::cluster::Cluster;
 use crate::faults;
 use crate::host::Host;
-use crate::plan::{Fault, Plan};
+use crate::plan::Plan;
 use crate::trace::Trace;
 use crate::workload::{Starter, read, work};
 use crate::world::{HostId, World};
@@ -84,7 +84,7 @@ impl Stage {
         if self.world.host(id).is_up() && self.world.host(id).has_begun() {
             return;
         }
-        let work = work(self.options(id), self.plan.slots, self.book.clone());
+        let work = work(self.options(id), self.plan.slots, self.plan.parks, self.book.clone());
         let host = self.world.host(id);
         if !host.is_up() {
             host.boot();
@@ -142,10 +142,6 @@ impl Stage {
             host.set_drift(0);
             host.set_wall_clock();
             self.go(node);
-            let node = NodeId(u64::from(node));
-            if self.plan.faults.iter().any(|planned| matches!(planned.fault, Fault::Drain(_))) {
-                self.operate(move |admin| async move { while admin.undrain(node).await.is_err() {} });
-            }
         }
         for worker in 1..=self.plan.workers {
             self.worker_host(worker).resume();

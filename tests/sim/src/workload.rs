@@ -300,14 +300,14 @@ pub async fn read_again(client: &Client, ids: &[(u64, Kind, [u8; 16])], book: &B
 }
 
 /// A worker's process, until it is killed.
-pub async fn work(options: ConnectOptions, slots: u32, book: Book) {
+pub async fn work(options: ConnectOptions, slots: u32, parks: bool, book: Book) {
     let working = Arc::new(AtomicU32::new(0));
     let (of_steps, of_ledgers, of_families, of_children) = (book.clone(), book.clone(), book.clone(), book.clone());
     let worker = Worker::builder(ConnectOptions { connect_timeout: CONNECT_WITHIN, ..options })
         .queue(QUEUE)
         .task_slots(slots)
         .run_slots(slots)
-        .park_after(Some(PARK_AFTER))
+        .park_after(parks.then_some(PARK_AFTER))
         .task(STEP, move |args: StepArgs| {
             let working = Working::begin(&working, slots, &of_steps);
             let body = body(of_steps.clone(), args);
