@@ -149,7 +149,8 @@ impl Node {
                 let options = PeerOptions { listen: peering.listen, me };
                 let (groups, door) =
                     (Arc::new(table.clone()), Arc::new(Door { me: config.node, view: cluster.clone() }));
-                let (peers, transport) = PeerEndpoint::open(&*config.network, options, identity.clone(), groups, door, clock.clone())?;
+                let (peers, transport) =
+                    PeerEndpoint::open(&*config.network, options, identity.clone(), groups, door, clock.clone())?;
                 (Some(Arc::new(peers)), transport)
             }
         };

@@ -115,8 +115,10 @@ impl Dialer {
         if let Some(endpoint) = slot {
             return Ok(endpoint.clone());
         }
-        let endpoint =
-            self.network.open(remote).map_err(|error| Broken::ForGood(ClientError::Socket { why: error.to_string() }))?;
+        let endpoint = self
+            .network
+            .open(remote)
+            .map_err(|error| Broken::ForGood(ClientError::Socket { why: error.to_string() }))?;
         Ok(slot.insert(endpoint).clone())
     }
 

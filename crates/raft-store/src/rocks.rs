@@ -52,8 +52,9 @@ impl Rocks {
         options.set_max_background_jobs(2);
         options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
         options.set_max_total_wal_size(WAL_BYTES_MAX);
-        // A torn tail of the WAL is what a crash leaves. Whole WAL files that go missing are noticed.
-        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        // A crash leaves a WAL that is cut short. One that is damaged before its end was synced further than that: what
+        // follows was acknowledged, and to go on without it would be to forget it. Files that go missing are noticed.
+        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
         options.set_track_and_verify_wals_in_manifest(true);
         options.set_max_open_files(512);
         options.set_bytes_per_sync(MIB as u64);

@@ -244,8 +244,11 @@ impl Inner {
             && clocks_were_right
         {
             let due = work.asked + Duration::from_millis(delay_ms);
-            let early = work.kind.steps().into_iter().flat_map(|step| begun(&step).to_vec()).filter(|(at, _)| *at < due);
-            problems.extend(early.map(|(at, _)| format!("timers_never_early: {number} was due at {due:?} and began at {at:?}")));
+            let early =
+                work.kind.steps().into_iter().flat_map(|step| begun(&step).to_vec()).filter(|(at, _)| *at < due);
+            problems.extend(
+                early.map(|(at, _)| format!("timers_never_early: {number} was due at {due:?} and began at {at:?}")),
+            );
         }
         let Some((_, end)) = &work.ended else { return problems };
         match (&work.kind, end) {
@@ -276,10 +279,13 @@ impl Page {
             problems.push(format!("one_value_per_key: readers see two results: {made:?} and {other:?}"));
         }
         if !self.begun.iter().any(|(_, by)| *by == made.by) {
-            problems.push(format!("nothing_is_invented: the result is of an execution that nobody has begun: {made:?}"));
+            problems
+                .push(format!("nothing_is_invented: the result is of an execution that nobody has begun: {made:?}"));
         }
         let late = self.begun.iter().filter(|(at, _)| at.saturating_sub(*first) > LATE);
-        problems.extend(late.map(|(at, by)| format!("known_results_are_not_made_again: {by} began at {at:?}, the result was known at {first:?}")));
+        problems.extend(late.map(|(at, by)| {
+            format!("known_results_are_not_made_again: {by} began at {at:?}, the result was known at {first:?}")
+        }));
         problems
     }
 }

@@ -70,16 +70,23 @@ impl Watch {
             });
             if first != node {
                 let term = leadership.term;
-                problems.push(format!("one_leader_in_a_term: nodes {first} and {node} lead group {group} in term {term}"));
+                problems
+                    .push(format!("one_leader_in_a_term: nodes {first} and {node} lead group {group} in term {term}"));
             }
         }
         let before = self.seen.get(&(node, group)).copied().unwrap_or_default();
         let (applied, digest) = copy.digest();
         if status.term < before.term {
-            problems.push(format!("nothing_committed_is_undone: node {node}, group {group}: term {} after {}", status.term, before.term));
+            problems.push(format!(
+                "nothing_committed_is_undone: node {node}, group {group}: term {} after {}",
+                status.term, before.term
+            ));
         }
         if applied < before.applied {
-            problems.push(format!("nothing_committed_is_undone: node {node}, group {group}: applied {applied} after {}", before.applied));
+            problems.push(format!(
+                "nothing_committed_is_undone: node {node}, group {group}: applied {applied} after {}",
+                before.applied
+            ));
         }
         self.seen.insert((node, group), Seen { applied, term: status.term });
         if applied == before.applied {
@@ -87,7 +94,9 @@ impl Watch {
         }
         let (first, by) = *self.digests.entry((group, applied)).or_insert((digest, node));
         if first != digest {
-            problems.push(format!("copies_are_equal: group {group} after {applied} is {digest:x} on node {node}, {first:x} on {by}"));
+            problems.push(format!(
+                "copies_are_equal: group {group} after {applied} is {digest:x} on node {node}, {first:x} on {by}"
+            ));
         }
         self.states += 1;
         trace.state(node, group.0, applied, digest);
@@ -103,7 +112,8 @@ pub fn copies_are_equal(world: &mut World, cluster: &Cluster) -> Result<(), Stri
     for node in 1..=cluster.count() {
         let copies = cluster.copies(node);
         let host = world.host(cluster.host(node));
-        for (group, digest) in host.within(|| copies.iter().map(|copy| (copy.id(), copy.digest())).collect::<Vec<_>>()) {
+        for (group, digest) in host.within(|| copies.iter().map(|copy| (copy.id(), copy.digest())).collect::<Vec<_>>())
+        {
             let (by, known) = *first.entry(group).or_insert((node, digest));
             if known != digest {
                 return Err(format!("group {group} is {digest:x?} on node {node} and {known:x?} on node {by}"));

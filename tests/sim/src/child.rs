@@ -82,7 +82,10 @@ impl Order {
         verdict.ok_or_else(|| {
             let errors = errors.join().unwrap_or_default();
             let errors: Vec<&str> = errors.lines().rev().take(5).collect();
-            format!("it ended without a verdict, {status}: {}", errors.into_iter().rev().collect::<Vec<_>>().join(" / "))
+            format!(
+                "it ended without a verdict, {status}: {}",
+                errors.into_iter().rev().collect::<Vec<_>>().join(" / ")
+            )
         })
     }
 

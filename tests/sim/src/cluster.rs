@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coda_broker::clock::{Clock, SystemClock};
-use coda_broker::identity::{Authority, IdentityFiles, Lifetime};
 use coda_broker::config::Medium;
+use coda_broker::identity::{Authority, IdentityFiles, Lifetime};
 use coda_broker::node::{Certificates, Node, NodeConfig, Peering};
 use coda_client::{Admin, Client, ClientError, ConnectOptions};
 use coda_protocol::ids::{NodeId, SessionId};

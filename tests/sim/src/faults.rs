@@ -74,11 +74,9 @@ impl Faults {
             Fault::Pause(node) => stage.node_host(*node).pause(),
             Fault::PauseWorker(worker) => stage.worker_host(*worker).pause(),
             Fault::KillWorker(worker) => stage.kill_worker(*worker),
-            Fault::Partition(_)
-            | Fault::Deaf(_)
-            | Fault::Mute(_)
-            | Fault::Bridge { .. }
-            | Fault::Unreachable(_) => self.cut(stage, &ways(stage, fault)),
+            Fault::Partition(_) | Fault::Deaf(_) | Fault::Mute(_) | Fault::Bridge { .. } | Fault::Unreachable(_) => {
+                self.cut(stage, &ways(stage, fault))
+            }
             Fault::BadWays(node, quality) => {
                 let me = stage.node_ip(*node);
                 for other in stage.all_ips().into_iter().filter(|other| *other != me) {
@@ -114,11 +112,9 @@ impl Faults {
             Fault::Pause(node) => stage.node_host(*node).resume(),
             Fault::PauseWorker(worker) => stage.worker_host(*worker).resume(),
             Fault::KillWorker(worker) => stage.start_worker(*worker),
-            Fault::Partition(_)
-            | Fault::Deaf(_)
-            | Fault::Mute(_)
-            | Fault::Bridge { .. }
-            | Fault::Unreachable(_) => self.mend(stage, &ways(stage, fault)),
+            Fault::Partition(_) | Fault::Deaf(_) | Fault::Mute(_) | Fault::Bridge { .. } | Fault::Unreachable(_) => {
+                self.mend(stage, &ways(stage, fault))
+            }
             Fault::BadWays(node, _) => {
                 let me = stage.node_ip(*node);
                 for other in stage.all_ips() {

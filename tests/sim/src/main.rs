@@ -114,12 +114,7 @@ fn main() -> ExitCode {
 
 impl SeedArgs {
     fn order(&self) -> Order {
-        Order {
-            seed: self.seed,
-            only: self.only.clone(),
-            trouble_ms: self.trouble_ms,
-            planted: self.planted.clone(),
-        }
+        Order { seed: self.seed, only: self.only.clone(), trouble_ms: self.trouble_ms, planted: self.planted.clone() }
     }
 
     fn plan(&self) -> Plan {

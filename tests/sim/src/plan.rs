@@ -99,9 +99,28 @@ pub enum Fault {
 
 /// The names of all kinds.
 pub const FAULTS: &[&str] = &[
-    "power-cut-many", "power-cut", "kill", "restart", "pause", "partition", "deaf", "mute", "bridge", "unreachable",
-    "bad-ways", "clock-jump", "clock-drift", "transfer", "drain", "checkpoint", "kill-worker", "pause-worker", "slow-disk",
-    "hung-disk", "failed-sync", "full-disk",
+    "power-cut-many",
+    "power-cut",
+    "kill",
+    "restart",
+    "pause",
+    "partition",
+    "deaf",
+    "mute",
+    "bridge",
+    "unreachable",
+    "bad-ways",
+    "clock-jump",
+    "clock-drift",
+    "transfer",
+    "drain",
+    "checkpoint",
+    "kill-worker",
+    "pause-worker",
+    "slow-disk",
+    "hung-disk",
+    "failed-sync",
+    "full-disk",
 ];
 
 impl Fault {

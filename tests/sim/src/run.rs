@@ -142,7 +142,9 @@ impl Play {
         let what = form(first, others, stage.plan.replication_factor, stage.plan.groups);
         match stage.world.wait(stage.operator, FORMS_WITHIN, what) {
             Ok(Ok(())) => self.note("the cluster is one"),
-            Ok(Err(error)) => self.problem(format!("well_again_in_time: the cluster cannot be formed: {} {error}", error.code())),
+            Ok(Err(error)) => {
+                self.problem(format!("well_again_in_time: the cluster cannot be formed: {} {error}", error.code()))
+            }
             Err(_) => self.problem("well_again_in_time: the cluster is not formed in time".into()),
         }
     }

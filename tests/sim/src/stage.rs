@@ -11,10 +11,10 @@ use coda_protocol::ids::{NodeId, SessionId};
 use coda_raft_store::sim::Faults;
 
 use crate::book::Book;
+use crate::check::Watch;
 use crate::cluster::Cluster;
 use crate::faults;
 use crate::host::Host;
-use crate::check::Watch;
 use crate::plan::{Fault, Plan};
 use crate::trace::Trace;
 use crate::workload::{Starter, read, work};
@@ -170,10 +170,7 @@ impl Stage {
     }
 
     /// The operator does something, beside everything else.
-    pub fn operate<F: Future<Output = ()> + Send + 'static>(
-        &mut self,
-        what: impl FnOnce(Admin) -> F + Send + 'static,
-    ) {
+    pub fn operate<F: Future<Output = ()> + Send + 'static>(&mut self, what: impl FnOnce(Admin) -> F + Send + 'static) {
         let options = self.options(self.operator);
         self.world.host(self.operator).spawn(faults::operate(options, what));
     }

@@ -153,9 +153,7 @@ pub async fn read(options: ConnectOptions, seed: u64, book: Book) {
         sleep(Duration::from_millis(chance.random_range(20..2 * READ_EVERY_MS))).await;
         let Some((number, work)) = book.latest_acknowledged(chance.random_range(0..READ_BACK)) else { continue };
         let described = match &work.kind {
-            Kind::Ledger { .. } | Kind::Family { .. } => {
-                client.describe_run(RunId(work.id)).await.map(|run| run.state)
-            }
+            Kind::Ledger { .. } | Kind::Family { .. } => client.describe_run(RunId(work.id)).await.map(|run| run.state),
             Kind::Task { .. } | Kind::Hopeless { .. } => {
                 client.describe_task(TaskId(work.id)).await.map(|task| task.state)
             }
@@ -166,7 +164,8 @@ pub async fn read(options: ConnectOptions, seed: u64, book: Book) {
                 book.find(format!("reads_are_linearizable: {number} has ended, and is described as {state:?}"));
             }
             Ok(_) => {}
-            Err(error) => book.find(format!("reads_are_linearizable: {number} was acknowledged, and then {} {error}", error.code())),
+            Err(error) => book
+                .find(format!("reads_are_linearizable: {number} was acknowledged, and then {} {error}", error.code())),
         }
     }
 }
@@ -282,7 +281,9 @@ async fn task(
 pub async fn read_again(client: &Client, ids: &[(u64, Kind, [u8; 16])], book: &Book) {
     for (number, kind, id) in ids {
         let end = match kind {
-            Kind::Ledger { .. } | Kind::Family { .. } => client.run(RunId(*id)).result_json::<Seen>().await.map(End::Seen),
+            Kind::Ledger { .. } | Kind::Family { .. } => {
+                client.run(RunId(*id)).result_json::<Seen>().await.map(End::Seen)
+            }
             Kind::Task { .. } | Kind::Hopeless { .. } => {
                 let made = client.task(TaskId(*id)).result_json::<Made>().await;
                 made.map(|made| End::Seen(Seen::from([("task".into(), made)])))
@@ -291,7 +292,9 @@ pub async fn read_again(client: &Client, ids: &[(u64, Kind, [u8; 16])], book: &B
         match end {
             Ok(end) => book.ended(*number, end),
             Err(RunError::Failed(failure)) => book.ended(*number, End::Failed(failure.message)),
-            Err(RunError::Client(error)) => book.find(format!("reads_are_linearizable: {number} cannot be read again: {}", error.code())),
+            Err(RunError::Client(error)) => {
+                book.find(format!("reads_are_linearizable: {number} cannot be read again: {}", error.code()))
+            }
         }
     }
 }

@@ -27,5 +27,9 @@ fn one_seed_is_one_history_and_another_is_another() {
 #[test]
 fn a_planted_bug_is_found() {
     let verdict = seed(&["2", "--planted=retry-dropped"]);
-    assert!(verdict.problems.iter().any(|problem| problem.starts_with("retries_follow_policy: ")), "{:?}", verdict.problems);
+    assert!(
+        verdict.problems.iter().any(|problem| problem.starts_with("retries_follow_policy: ")),
+        "{:?}",
+        verdict.problems
+    );
 }

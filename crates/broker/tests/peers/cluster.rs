@@ -212,7 +212,9 @@ async fn start(
         let current = CurrentIdentity::replaced_by(watch::channel(Arc::new(authority.issue(CLUSTER, node))).1);
         let options = PeerOptions { listen, me: hello(node, told) };
         let (table, admission) = (Arc::new(table.clone()), admission.clone());
-        let open = async move { PeerEndpoint::open(&SystemNetwork, options, current, table, admission, Arc::new(SystemClock)) };
+        let open = async move {
+            PeerEndpoint::open(&SystemNetwork, options, current, table, admission, Arc::new(SystemClock))
+        };
         match runtime.spawn(open).await.unwrap() {
             Ok(opened) => Some(opened),
             Err(PeerEndpointError::Bind { .. }) => None,

@@ -124,7 +124,9 @@ impl Side {
         let (identity, current) = watch::channel(Arc::new(identity));
         let current = CurrentIdentity::replaced_by(current);
         let (table, admission) = (Arc::new(groups.clone()), Arc::new(door.clone()));
-        let open = async move { PeerEndpoint::open(&SystemNetwork, options, current, table, admission, Arc::new(SystemClock)) };
+        let open = async move {
+            PeerEndpoint::open(&SystemNetwork, options, current, table, admission, Arc::new(SystemClock))
+        };
         let opened = runtime.spawn(open).await.unwrap();
         let (endpoint, transport) = match opened {
             Ok(opened) => opened,

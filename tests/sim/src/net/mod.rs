@@ -16,8 +16,8 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::trace::Trace;
-pub use socket::Nic;
 use socket::Inbox;
+pub use socket::Nic;
 
 /// The largest datagram that arrives: an Ethernet frame's, less the headers of IP and UDP.
 const DATAGRAM_BYTES_MAX: usize = 1_472;
