@@ -62,6 +62,33 @@ fn a_damaged_manifest_is_corruption() {
     assert!(error.starts_with("CODA4103"), "{error}");
 }
 
+/// A crash cuts the WAL short, and changes nothing in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_the_wal_is_not_taken_for_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path()).await;
+    for number in 0..300 {
+        node.group.propose(submit_bytes(number..number + 1, 500)).await.unwrap();
+    }
+    for percent in [30, 60, 80] {
+        let image = tempfile::tempdir().unwrap();
+        fs::create_dir_all(image.path().join("db")).unwrap();
+        for file in fs::read_dir(dir.path().join("db")).unwrap().map(Result::unwrap) {
+            fs::copy(file.path(), image.path().join("db").join(file.file_name())).unwrap();
+        }
+        let files = fs::read_dir(image.path().join("db")).unwrap().map(|file| file.unwrap().path());
+        let wals = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        let wal = wals.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+        let mut bytes = fs::read(&wal).unwrap();
+        let at = bytes.len() * percent / 100;
+        bytes[at] ^= 0x10;
+        fs::write(&wal, bytes).unwrap();
+        let error = open_error(image.path());
+        assert!(error.starts_with("CODA4340"), "{error}");
+    }
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_nobody_understands_stops_the_group_and_says_which() {
     let dir = tempfile::tempdir().unwrap();

@@ -28,7 +28,7 @@ use crate::rows::{decode_record, record_term};
 use crate::store::{Medium, NodeStore, StoreOptions};
 
 const NODES: u64 = 3;
-const CLUSTERS: u64 = 12;
+const CLUSTERS: u64 = 6;
 const STEPS: u32 = 30;
 const PROPOSERS: u64 = 6;
 /// For everything that must happen, in virtual time.
