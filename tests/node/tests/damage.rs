@@ -44,7 +44,8 @@ async fn start_with(cluster: &mut TestCluster, damage: impl FnOnce(&Path)) -> St
     copy(&kept, &db);
     damage(&db);
     let error = cluster.try_go(3).await.expect_err("it starts");
-    fs::remove_dir_all(&db).unwrap();
+    // It may be gone by now.
+    drop(fs::remove_dir_all(&db));
     fs::rename(&kept, &db).unwrap();
     error
 }
