@@ -18,7 +18,8 @@ override CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export CARGO_TARGET_DIR
 WHEELS := $(CARGO_TARGET_DIR)/wheels
 CODA_BIN := $(CARGO_TARGET_DIR)/release/coda
-JEPSEN_OUT := $(CARGO_TARGET_DIR)/jepsen-smoke
+CODA_JEPSEN := $(CARGO_TARGET_DIR)/release/coda-jepsen
+JEPSEN_OUT := $(CARGO_TARGET_DIR)/jepsen
 
 # Goes before every cargo that may link RocksDB. The script runs when a recipe reaches this, never for `make help`.
 WITH_ROCKSDB = ROCKSDB_LIB_DIR="$$(scripts/rocksdb.sh)"; export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1;
@@ -134,14 +135,42 @@ sim: deps ## Run SEEDS (500) simulated clusters, each from a seed; see tests/sim
 
 ##—— Look at it ——
 
-.PHONY: jepsen
-jepsen: deps ## Build coda-jepsen, which lets real nodes fail under load; see jepsen/README.md
+# What nemeses need of the system, by Debian's names. Without root, or where something cannot be installed, the suite says
+# what it skips.
+.PHONY: deps-jepsen
+deps-jepsen: deps
+	@need=(); \
+	command -v ip >/dev/null || need+=(iproute2); \
+	command -v xfs_io >/dev/null || need+=(xfsprogs); \
+	command -v strace >/dev/null || need+=(strace); \
+	if (( $${#need[@]} > 0 )) && [[ $$EUID -eq 0 ]] && command -v apt-get >/dev/null; then \
+		echo "installing $${need[*]}"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		{ apt-get update -qq && apt-get install -y --no-install-recommends "$${need[@]}"; } \
+			|| echo "not installed: what needs them is skipped"; \
+	fi >&2
+
+.PHONY: build-jepsen
+build-jepsen: deps-jepsen
 	$(WITH_ROCKSDB) cargo build $(LOCKED) --release --package coda-jepsen
 
-.PHONY: jepsen-smoke
-jepsen-smoke: build jepsen ## Kill, stop and pause real nodes under load for two minutes, and check
+.PHONY: jepsen
+jepsen: build sdk build-jepsen ## Everything that can go wrong, under all workloads, for TIME (15m); see jepsen/README.md
 	rm -rf $(JEPSEN_OUT)
-	$(CARGO_TARGET_DIR)/release/coda-jepsen run --nemesis kill,rolling,pause --rounds 2 --out $(JEPSEN_OUT) $(ARGS)
+	$(CODA_JEPSEN) suite --time $(or $(TIME),15m) --python $(PY) --out $(JEPSEN_OUT) $(ARGS)
+
+.PHONY: jepsen-smoke
+jepsen-smoke: build build-jepsen ## A few faults of real nodes under load, within three minutes, and check
+	rm -rf $(JEPSEN_OUT)-smoke
+	$(CODA_JEPSEN) run --nemesis kill,partition-minority,power-all,packets,disk-hung --rounds 1 \
+		--out $(JEPSEN_OUT)-smoke $(ARGS)
+
+.PHONY: jepsen-controls
+jepsen-controls: build-jepsen ## Show that the power cut is real: etcd must lose nothing by it, NATS must lose messages
+	rm -rf $(JEPSEN_OUT)-controls
+	for system in etcd nats; do \
+		$(CODA_JEPSEN) control $$system --out $(JEPSEN_OUT)-controls/$$system || [[ $$? -eq 77 ]]; \
+	done
 
 .PHONY: demo
 demo: build sdk ## Send a thousand real errors through a durable workflow while things are killed
@@ -156,8 +185,8 @@ cluster: build sdk ## Start three nodes on this machine that are one cluster, an
 	CODA_BIN=$(CODA_BIN) $(PY) -m examples.events.cluster
 
 .PHONY: fuzz
-fuzz: ## Fuzz frames, requests and commands for FUZZ_SECONDS (60) each
-	fuzz/run.sh $(or $(FUZZ_SECONDS),60)
+fuzz: deps ## Fuzz everything that reads bytes for FUZZ_SECONDS (60) each: see tests/fuzz for what
+	$(WITH_ROCKSDB) fuzz/run.sh $(or $(FUZZ_SECONDS),60) $(ARGS)
 
 .PHONY: bench
 bench: build sdk ## Run the load generator against a real node; ARGS="..." goes to bench/run.py

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::needs::Need;
 use crate::{nemeses, workloads};
 
 /// Real nodes under load while things go wrong, and checks of what they promised
@@ -30,6 +31,10 @@ The folder gets report.html, history.jsonl, summary.json, summary.txt, and a fol
 status is 0 for a valid run, 1 if a promise was broken, 2 if the suite itself could not go on, 3 if too little happened
 to say anything, 4 if a checker came to no end, 77 if the machine lacks what all of the nemeses need.")]
     Run(RunArgs),
+    /// Everything: runs with all workloads and all nemeses in turn, until the time is over, and one report
+    Suite(SuiteArgs),
+    /// Show what the power cut of all nodes does to another system: etcd must lose nothing, NATS must lose messages
+    Control(ControlArgs),
     /// List the nemeses and the workloads, and what this machine lacks for them
     List,
 }
@@ -96,7 +101,64 @@ pub struct RunArgs {
     pub log_level: String,
 }
 
+#[derive(Parser, Debug, Clone)]
+pub struct SuiteArgs {
+    /// How long; the run that is under way then comes to its end
+    #[arg(long, default_value = "15m", value_parser = parse_duration)]
+    pub time: Duration,
+    /// Where all chance comes from; drawn and printed if not given
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Workloads, all at once; all there are, if none is given
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(workloads::names()))]
+    pub workload: Vec<String>,
+    /// Nemeses that take turns; all there are, if none is given
+    #[arg(long, value_delimiter = ',', hide_possible_values = true,
+          value_parser = PossibleValuesParser::new(nemeses::names()))]
+    pub nemesis: Vec<String>,
+    /// Nodes of each cluster
+    #[arg(long, default_value_t = 5)]
+    pub nodes: u64,
+    /// Operations that are begun per second and workload
+    #[arg(long, default_value_t = 15)]
+    pub rate: u32,
+    /// The program `coda`; beside this one, if not given
+    #[arg(long, value_name = "PATH")]
+    pub coda: Option<PathBuf>,
+    /// The Python that has Coda's SDK, for workers in Python beside those in Rust; or `none`
+    #[arg(long, default_value = "none", value_name = "PATH")]
+    pub python: String,
+    /// Where everything is kept; must not exist or be empty
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+}
+
+#[derive(Parser, Debug, Clone)]
+pub struct ControlArgs {
+    #[arg(value_enum)]
+    pub system: System,
+    /// Where everything is kept; must not exist or be empty
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+}
+
+/// A system that is not ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum System {
+    /// Syncs before it acknowledges: nothing may be lost
+    Etcd,
+    /// Acknowledges before it syncs: messages must be lost, or the power was not cut
+    Nats,
+}
+
 impl RunArgs {
+    /// Whether something may be done to clocks, so that nodes have to see others than the system's.
+    pub fn wants_fake_clocks(&self) -> bool {
+        let is_of_clocks = |kind: &&nemeses::Kind| kind.name == "all" || kind.needs.contains(&Need::FakeTime);
+        let wanted = self.nemesis.iter().filter_map(|name| nemeses::find(name)).any(|kind| is_of_clocks(&kind));
+        wanted && !self.plain && Need::FakeTime.missing(self.nodes).is_none()
+    }
+
     /// The Python for a worker, if there is to be one.
     pub fn python(&self) -> Option<PathBuf> {
         (self.python != "none").then(|| PathBuf::from(&self.python))

@@ -170,6 +170,30 @@ mod tests {
     use coda_protocol::ids::NodeId;
 
     use super::*;
+    use crate::findings::Sort;
+    use crate::history::History;
+    use crate::moment::Moment;
+
+    fn findings(of: &str) -> Findings {
+        let path = std::env::temp_dir().join(format!("coda-jepsen-{}-{of}", std::process::id()));
+        let findings = Findings::new(History::create(&path).unwrap());
+        fs::remove_file(path).unwrap();
+        findings
+    }
+
+    #[test]
+    fn too_few_acknowledged_operations_are_no_coverage_and_others_do_not_count() {
+        let one = |ending| Operation { what: "start", asked: Moment(0), ended: Moment(1), ending };
+        let many = |ok: usize, maybe: usize| [vec![one(Ending::Ok); ok], vec![one(Ending::Maybe); maybe]].concat();
+        let found = |operations: &[Operation]| {
+            let findings = findings(&operations.len().to_string());
+            coverage(operations, Duration::from_secs(10), 5.0, &findings);
+            findings.all().into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(found(&many(50, 0)), []);
+        assert_eq!(found(&many(49, 1_000)), [Sort::Coverage]);
+        assert_eq!(found(&[]), [Sort::Coverage]);
+    }
 
     fn copies(digests: &[(u64, u64)]) -> Vec<ReplicaDigest> {
         let copy =

@@ -14,13 +14,13 @@ use coda_protocol::ids::NodeId;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rustix::process::Signal;
-use tokio::process::Command;
 
 use crate::args::RunArgs;
+use crate::clock::{self, FakeClock};
 use crate::disk::Disk;
 use crate::network::{Host, Network, namespace_path};
 use crate::process::Process;
-use crate::world::is_inside;
+use crate::world::{self, is_inside};
 
 /// A node that starts reads its log; a killed one has to wait for nothing.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
@@ -41,6 +41,8 @@ pub struct Cluster {
     ca: PathBuf,
     nodes: BTreeMap<u64, Member>,
     network: Option<Network>,
+    /// The library by which each node sees a time of day of its own, if clocks can be wrong.
+    fake_clocks: Option<PathBuf>,
     ports: StdRng,
 }
 
@@ -48,8 +50,8 @@ struct Member {
     folder: PathBuf,
     client: SocketAddr,
     disk: Option<Disk>,
-    /// What its process finds in its environment.
-    environment: BTreeMap<&'static str, String>,
+    /// The time of day that it sees, if that can be wrong.
+    clock: Option<FakeClock>,
     process: Option<Process>,
 }
 
@@ -65,6 +67,7 @@ impl Cluster {
         let out = args.out.canonicalize()?;
         authority.save(&out.join("ca"), false)?;
         let network = if is_inside() && !args.plain { Some(Network::open(ports.random())?) } else { None };
+        let fake_clocks = if args.wants_fake_clocks() { Some(clock::build(&out)?) } else { None };
         Ok(Self {
             coda,
             ca: out.join("ca/ca.pem"),
@@ -73,6 +76,7 @@ impl Cluster {
             authority,
             nodes: BTreeMap::new(),
             network,
+            fake_clocks,
             ports,
         })
     }
@@ -98,8 +102,9 @@ impl Cluster {
             self.log_level
         );
         fs::write(folder.join("node.toml"), settings)?;
+        let clock = self.fake_clocks.as_ref().map(|library| FakeClock::make(library, &folder)).transpose()?;
         let disk = if self.network.is_some() { Some(Disk::make(&folder)?) } else { None };
-        self.nodes.insert(node, Member { folder, client, disk, environment: BTreeMap::new(), process: None });
+        self.nodes.insert(node, Member { folder, client, disk, clock, process: None });
         self.start(node).await
     }
 
@@ -121,19 +126,18 @@ impl Cluster {
 
     fn spawn(&mut self, node: u64) -> anyhow::Result<()> {
         let mut command = match &self.network {
-            // The kernel kills it when the suite is gone. A namespace of mounts of its own it must not get: `ip netns
-            // exec` gives it one, in which disks stay that were taken away.
+            // A namespace of mounts of its own it must not get: `ip netns exec` gives it one, in which disks stay that were
+            // taken away.
             Some(_) => {
-                let mut command = Command::new("setpriv");
-                command.args(["--pdeathsig", "KILL", "nsenter"]).arg(format!("--net={}", namespace_path(node)));
-                command.arg(&self.coda);
+                let mut command = world::command("nsenter");
+                command.arg(format!("--net={}", namespace_path(node))).arg(&self.coda);
                 command
             }
-            None => Command::new(&self.coda),
+            None => world::command(&self.coda),
         };
         let member = self.nodes.get_mut(&node).with_context(|| format!("there is no node {node}"))?;
         command.args(["serve", "--config"]).arg(member.folder.join("node.toml")).env("NO_COLOR", "1");
-        command.envs(&member.environment);
+        command.envs(member.clock.iter().flat_map(FakeClock::environment));
         member.process = Some(Process::spawn("node", command, &member.folder)?);
         Ok(())
     }
@@ -174,9 +178,15 @@ impl Cluster {
         self.member(node)?.disk.as_ref().context("the nodes have no disks of their own")
     }
 
-    /// What is in the node's environment from its next start on.
-    pub fn environment_of(&mut self, node: u64) -> anyhow::Result<&mut BTreeMap<&'static str, String>> {
-        Ok(&mut self.nodes.get_mut(&node).with_context(|| format!("there is no node {node}"))?.environment)
+    pub fn clock(&self, node: u64) -> anyhow::Result<&FakeClock> {
+        self.member(node)?.clock.as_ref().context("the nodes see the system's clock")
+    }
+
+    /// Ends what still runs of a node that is lost.
+    pub async fn forget(&mut self, node: u64) {
+        if let Ok(process) = self.take(node) {
+            drop(process.kill().await);
+        }
     }
 
     /// Whether the node's process has ended by itself, though it should run.
@@ -190,6 +200,11 @@ impl Cluster {
 
     pub fn running(&self) -> Vec<u64> {
         self.nodes.iter().filter(|(_, member)| member.process.is_some()).map(|(node, _)| *node).collect()
+    }
+
+    /// All that there ever were.
+    pub fn nodes(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
     }
 
     /// Nodes whose process has ended without having been told to.
@@ -224,8 +239,10 @@ impl Cluster {
     }
 
     /// Takes away what disks were made, with all that is on them.
-    pub fn remove_disks(&self) {
-        self.nodes.values().filter_map(|member| member.disk.as_ref()).for_each(Disk::remove);
+    pub async fn remove_disks(&self) {
+        for disk in self.nodes.values().filter_map(|member| member.disk.as_ref()) {
+            disk.remove().await;
+        }
     }
 
     pub fn folder(&self, node: u64) -> anyhow::Result<&Path> {

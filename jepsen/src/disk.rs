@@ -8,11 +8,11 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::fs::FallocateFlags;
+use tokio::time::{Instant, sleep};
 
 use crate::world::{ask, run};
 
@@ -60,8 +60,8 @@ impl Disk {
     }
 
     /// The power is back, and nobody runs on it. Whether what was not synced is gone, as it has to be.
-    pub fn restore(&self) -> anyhow::Result<bool> {
-        self.unmount()?;
+    pub async fn restore(&self) -> anyhow::Result<bool> {
+        self.unmount().await?;
         self.mount()?;
         let canary = self.mounted.join(CANARY);
         let is_gone = fs::metadata(&canary).map_or(true, |file| file.len() == 0);
@@ -108,8 +108,8 @@ impl Disk {
     }
 
     /// What was in it can be looked at by mounting the file again.
-    pub fn remove(&self) {
-        drop(self.unmount());
+    pub async fn remove(&self) {
+        drop(self.unmount().await);
         drop(fs::remove_file(&self.image));
     }
 
@@ -118,13 +118,13 @@ impl Disk {
         run("mount", &["-o", &options, path(&self.image)?, path(&self.mounted)?])
     }
 
-    fn unmount(&self) -> anyhow::Result<()> {
+    async fn unmount(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + LETS_GO_WITHIN;
         while let Err(error) = ask("umount", &[path(&self.mounted)?]) {
             if Instant::now() >= deadline {
                 bail!("somebody holds the disk: {error:#}");
             }
-            sleep(LOOK_AGAIN);
+            sleep(LOOK_AGAIN).await;
         }
         Ok(())
     }

@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use coda_checkers::Violation;
+use coda_checkers::memo::{self, Look, Offer};
+use coda_checkers::properties::ONE_VALUE_PER_KEY;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -94,20 +97,30 @@ impl Ledger {
 
 impl Page {
     /// What is wrong with it, if anything.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let Some((first, made)) = self.read.iter().min_by_key(|(at, _)| *at) else { return problems };
-        if let Some((_, other)) = self.read.iter().find(|(_, other)| other != made) {
-            problems.push(format!("readers see two results: {made:?} and {other:?}"));
+    pub fn problems(&self, step: &StepId) -> Vec<Violation> {
+        let key = || format!("run {}, {}", step.run, step.step);
+        let offers: Vec<_> =
+            self.begun.iter().map(|(at, by)| Offer { key: key(), value: by.as_str(), at: at.0 }).collect();
+        let reads: Vec<(u64, Made)> = self.read.iter().map(|(at, made)| (at.0, made.clone())).collect();
+        let looks: Vec<_> = reads
+            .iter()
+            .map(|(at, made)| Look {
+                key: key(),
+                value: Some(made.by.as_str()),
+                asked: *at,
+                answered: *at,
+                index: None,
+            })
+            .collect();
+        let mut broken = memo::check(&offers, &looks, LATE.as_micros() as u64);
+        let first = reads.first();
+        if let Some((_, other)) =
+            reads.iter().find(|(_, other)| first.is_some_and(|(_, made)| other.value != made.value))
+        {
+            let detail = format!("{}: readers see two results: {first:?} and {other:?}", key());
+            broken.push(Violation::new(ONE_VALUE_PER_KEY, detail));
         }
-        if !self.begun.iter().any(|(_, by)| *by == made.by) {
-            problems.push(format!("the result is of an execution that nobody has begun: {made:?}"));
-        }
-        let late = self.begun.iter().filter(|(at, _)| at.since(*first) > LATE);
-        problems.extend(late.map(|(at, by)| {
-            format!("{by} began {} ms after the result of {} was read", at.since(*first).as_millis(), made.by)
-        }));
-        problems
+        broken
     }
 }
 
@@ -119,21 +132,28 @@ mod tests {
         Made { value: 7, by: by.to_owned() }
     }
 
+    fn names(page: &Page) -> Vec<&'static str> {
+        let step = StepId { run: 1, step: "first".into() };
+        page.problems(&step).into_iter().map(|broken| broken.property.name()).collect()
+    }
+
     #[test]
     fn a_step_that_was_done_twice_and_recorded_once_is_fine() {
         let begun = vec![(Moment(1), "a".to_owned()), (Moment(2), "b".to_owned())];
         let page = Page { begun, read: vec![(Moment(3), made("b")), (Moment(9), made("b"))] };
-        assert_eq!(page.problems(), Vec::<String>::new());
+        assert_eq!(names(&page), [""; 0]);
     }
 
     #[test]
     fn two_results_an_unknown_execution_and_a_late_one_are_found() {
         let begun = vec![(Moment(1), "a".to_owned()), (Moment(2_000_000), "b".to_owned())];
         let page = Page { begun, read: vec![(Moment(3), made("a")), (Moment(9), made("c"))] };
-        let problems = page.problems();
-        assert_eq!(problems.len(), 2, "{problems:?}");
-        assert!(problems[0].contains("two results") && problems[1].starts_with("b began 1999 ms"), "{problems:?}");
+        assert_eq!(names(&page), ["one_value_per_key", "nothing_is_invented", "known_results_are_not_made_again"]);
         let page = Page { begun: Vec::new(), read: vec![(Moment(3), made("a"))] };
-        assert!(page.problems()[0].contains("nobody has begun"));
+        assert_eq!(names(&page), ["nothing_is_invented"]);
+        let other = Made { value: 8, ..made("a") };
+        let page =
+            Page { begun: vec![(Moment(1), "a".to_owned())], read: vec![(Moment(3), made("a")), (Moment(4), other)] };
+        assert_eq!(names(&page), ["one_value_per_key"]);
     }
 }

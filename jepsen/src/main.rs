@@ -12,6 +12,7 @@ mod args;
 mod moment;
 mod verdict;
 
+mod clock;
 mod disk;
 mod needs;
 mod network;
@@ -27,16 +28,25 @@ mod findings;
 mod history;
 mod ledger;
 mod operations;
+mod recorder;
 
+mod clients;
 mod groups;
+mod hands;
+mod judge;
+mod load;
 mod nemeses;
 mod probers;
 mod workloads;
 
 mod checks;
 mod html;
+mod plot;
 mod report;
 mod stage;
+mod suite;
+
+mod controls;
 
 use std::process::ExitCode;
 
@@ -61,8 +71,9 @@ fn main() -> ExitCode {
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,coda_jepsen=info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    // Before there are threads: a world is of one process, as it begins.
-    let done = world::enter().and_then(|()| act(verb));
+    // Before there are threads: a world is of one process, as it begins. Each run of a suite makes its own.
+    let entered = if matches!(verb, Verb::Suite(_)) { Ok(()) } else { world::enter() };
+    let done = entered.and_then(|()| act(verb));
     done.unwrap_or_else(|error| {
         eprintln!("coda-jepsen: {error:#}");
         Verdict::HarnessFailure.exit()
@@ -80,6 +91,14 @@ async fn act(verb: Verb) -> anyhow::Result<ExitCode> {
             };
             println!("{summary}");
             Ok(summary.verdict.exit())
+        }
+        Verb::Suite(args) => Ok(suite::run(&args, interrupted()).await?.exit()),
+        Verb::Control(args) => {
+            let verdict = tokio::select! {
+                ran = controls::run(&args) => ran?,
+                () = interrupted() => anyhow::bail!("interrupted"),
+            };
+            Ok(verdict.exit())
         }
         Verb::List => {
             print!("{}", list());

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::clock::COMPILER;
 use crate::world::{is_inside, is_root};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,25 +16,18 @@ pub enum Need {
     Program(&'static str, &'static str),
     /// The controller of disk bandwidth, of control groups version 1.
     Throttle,
-    /// The library that lets a process see another time of day.
+    /// A compiler, for the library that lets a process see another time of day.
     FakeTime,
-    /// Programs that come with another package than the suite's own.
+    /// So many, at the beginning.
     Nodes(u64),
 }
 
-/// Where Debian and others put the library.
-const FAKE_TIME: [&str; 4] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
-    "/usr/lib64/faketime/libfaketime.so.1",
-    "/usr/lib/faketime/libfaketime.so.1",
-];
 pub const THROTTLE: &str = "/sys/fs/cgroup/blkio";
 
 impl Need {
     /// Whether plain processes cannot have it.
     pub fn is_of_the_world(self) -> bool {
-        matches!(self, Self::Network | Self::Disks | Self::Throttle)
+        matches!(self, Self::Network | Self::Disks | Self::Throttle | Self::FakeTime)
     }
 
     /// What is missing, if something is.
@@ -53,15 +47,10 @@ impl Need {
                 let root = Path::new(THROTTLE).join("cgroup.procs");
                 told(file.exists() || root.exists(), "there is no blkio controller of control groups version 1")
             }),
-            Self::FakeTime => told(fake_time().is_some(), "the library libfaketime is not installed"),
+            Self::FakeTime => world().or_else(|| program(COMPILER, "gcc")),
             Self::Nodes(wanted) => told(nodes >= wanted, &format!("it takes {wanted} nodes")),
         }
     }
-}
-
-/// The library's path.
-pub fn fake_time() -> Option<&'static str> {
-    FAKE_TIME.into_iter().find(|path| Path::new(path).exists())
 }
 
 fn world() -> Option<String> {

@@ -10,7 +10,7 @@ use crate::moment::{Moment, ms};
 use crate::probers::Spread;
 
 /// How an operation ended, as its client knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Ending {
     /// It was acknowledged or answered.

@@ -151,10 +151,6 @@ impl Probes {
         let asked = probes.values().flatten().filter(|answer| (from..to).contains(&answer.asked));
         asked.map(|answer| ms(answer.answered.since(answer.asked))).collect()
     }
-
-    pub fn count(&self) -> usize {
-        self.0.lock().values().map(Vec::len).sum()
-    }
 }
 
 fn longest_gap(answers: &[Answer], from: Moment, to: Moment) -> Duration {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::GroupId;
+use coda_protocol::operate::GroupReport;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -50,6 +51,8 @@ pub struct Stage {
     probers: Option<Probers>,
     /// What each node led when all was last well.
     leads: BTreeMap<u64, Vec<GroupId>>,
+    /// Where the copies of each group were then.
+    voters: BTreeMap<u32, Vec<u64>>,
     /// Whom something is being done to.
     struck: BTreeSet<u64>,
     is_single: bool,
@@ -89,7 +92,10 @@ pub struct Begun {
 impl Stage {
     /// Who leads what, while all is well, and from now on nobody is struck.
     pub async fn look_around(&mut self) -> anyhow::Result<()> {
-        self.leads = leads(&self.operator.report().await?);
+        let report = self.operator.report().await?;
+        self.leads = leads(&report);
+        let voters = |group: &GroupReport| (group.group.0, group.voters.iter().map(|node| node.0).collect());
+        self.voters = report.groups.iter().map(voters).collect();
         self.struck.clear();
         self.is_single = true;
         Ok(())
@@ -131,6 +137,11 @@ impl Stage {
             return Vec::new();
         }
         running.into_iter().filter(|node| !self.struck.contains(node)).collect()
+    }
+
+    /// Who has a copy of each group, while all is well.
+    pub fn voters(&self) -> BTreeMap<u32, Vec<u64>> {
+        self.voters.clone()
     }
 
     pub fn led_by(&self, nodes: &[u64]) -> Vec<GroupId> {
@@ -328,6 +339,7 @@ async fn play(args: RunArgs, history: &History, seed: u64) -> anyhow::Result<Sum
         loads,
         probers: Some(probers),
         leads: BTreeMap::new(),
+        voters: BTreeMap::new(),
         struck: BTreeSet::new(),
         is_single: true,
         faults: Vec::new(),
@@ -407,7 +419,7 @@ async fn settle_down(mut stage: Stage, began: Moment, calm: (Moment, Moment)) ->
     }
     let verdict = Verdict::of(&stage.findings.all());
     if verdict == Verdict::Valid && !stage.args.keep_disks {
-        stage.cluster.remove_disks();
+        stage.cluster.remove_disks().await;
     }
     let summary = Summary::new(crate::report::Parts {
         args: stage.args,

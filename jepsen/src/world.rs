@@ -5,6 +5,7 @@
 //! Processes of the suite do not outlive it: the kernel kills them when their parent is gone.
 
 use std::env;
+use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -42,6 +43,16 @@ pub fn is_root() -> bool {
 /// Whether there is a world to make networks and disks in.
 pub fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
+}
+
+/// A program that does not outlive the suite, where there is a world.
+pub fn command(program: impl AsRef<OsStr>) -> tokio::process::Command {
+    if !is_inside() {
+        return tokio::process::Command::new(program);
+    }
+    let mut command = tokio::process::Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
 }
 
 /// Runs a program of the system to its end; what it said on standard output.

@@ -88,6 +88,15 @@ impl NodeConfig {
 
 /// Client connections at once.
 pub const CONNECTIONS_MAX: usize = 4_096;
+/// While this many connections have not said hello, who connects must first show that its address is its own.
+pub const UNPROVEN_HANDSHAKES_MAX: usize = 64;
+/// Connections from one address that have not said hello. Many workers may be behind one address.
+pub const UNGREETED_PER_ADDRESS_MAX: usize = 512;
+/// Bytes that may arrive on a connection before its hello was understood. It may open no further streams until then.
+pub const UNGREETED_WINDOW_BYTES: u32 = 64 << 10;
+/// Bytes of datagrams that may wait for a connection to be accepted, and for all such connections together.
+pub const INCOMING_BYTES_MAX: u64 = 64 << 10;
+pub const INCOMING_BYTES_TOTAL_MAX: u64 = 16 << 20;
 /// A connection that has not said hello after this is closed.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that is silent for this long is gone. Both sides send keep-alives well within it.
@@ -101,6 +110,15 @@ pub const RECLAIM_GRACE: Duration = Duration::from_secs(10);
 pub const CLOSE_REASON_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes that may wait to be sent to one session: past it the session is too slow to keep.
 pub const OUTBOX_BYTES_MAX: usize = 128 << 20;
+/// Bytes that may wait to be sent to all sessions together. Past it, whoever has more than a session needs is too slow.
+pub const OUTBOXES_BYTES_MAX: usize = 1 << 30;
+/// What a session needs: as much as it is leased work for. Sessions within it are kept, however many there are.
+pub const OUTBOX_CROWDED_BYTES_MAX: usize = LEASE_WINDOW_BYTES_MAX + 2 * LEASE_BYTES_PER_ENTRY_MAX;
+/// Bytes of large frames that may be arriving, on all connections and on one: others wait at their senders.
+pub const INTAKE_BYTES_MAX: usize = 512 << 20;
+pub const INTAKE_BYTES_PER_CONNECTION_MAX: usize = 32 << 20;
+/// How long a large frame may take to arrive while others wait for its room.
+pub const INTAKE_GRACE: Duration = Duration::from_secs(10);
 /// Bytes of memo pages that may wait to be sent to one session. A memo can be as large as a disk: its next page is read
 /// when those before it have gone.
 pub const MEMO_WINDOW_BYTES_MAX: usize = 8 << 20;
@@ -135,6 +153,13 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(5);
 const _: () = assert!(FRAME_BYTES_MAX <= MEMO_WINDOW_BYTES_MAX && 2 * MEMO_WINDOW_BYTES_MAX <= OUTBOX_BYTES_MAX);
 /// So must what an entry leases to a session that is just not behind.
 const _: () = assert!(LEASE_WINDOW_BYTES_MAX + 2 * LEASE_BYTES_PER_ENTRY_MAX + FRAME_BYTES_MAX <= OUTBOX_BYTES_MAX / 2);
+const _: () = assert!(OUTBOX_CROWDED_BYTES_MAX < OUTBOX_BYTES_MAX && OUTBOX_BYTES_MAX < OUTBOXES_BYTES_MAX);
+/// The largest frame must find room.
+const _: () = assert!(FRAME_BYTES_MAX <= INTAKE_BYTES_PER_CONNECTION_MAX);
+const _: () = assert!(INTAKE_BYTES_PER_CONNECTION_MAX <= INTAKE_BYTES_MAX && INTAKE_BYTES_MAX <= u32::MAX as usize);
+const _: () = assert!(HELLO_BYTES_MAX <= UNGREETED_WINDOW_BYTES as usize);
+const _: () =
+    assert!(UNPROVEN_HANDSHAKES_MAX < UNGREETED_PER_ADDRESS_MAX && UNGREETED_PER_ADDRESS_MAX < CONNECTIONS_MAX);
 /// One set of names must fit, or its session would never be offered work.
 const _: () = assert!(2 * SUBSCRIPTION_NAMES_MAX * (NAME_BYTES_MAX + 64) < GRANT_BYTES_PER_ENTRY_MAX);
 /// So must the largest command, a full `Spawn`, beside the grants.

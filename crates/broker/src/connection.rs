@@ -4,18 +4,19 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use coda_protocol::frame::{CLOSE_GOODBYE, CLOSE_REPLACED, CLOSE_SHUTDOWN, Frame, FrameError};
+use coda_protocol::frame::{CLOSE_GOODBYE, CLOSE_REPLACED, CLOSE_SHUTDOWN, Frame, FrameError, LENGTH_BYTES};
 use coda_protocol::limits::{FRAME_BYTES_MAX, FRAME_INLINE_BYTES_MAX, PAYLOAD_STREAMS_MAX};
 use coda_protocol::push::Push;
-use quinn::{Connection, ReadToEndError, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ReadExactError, RecvStream, SendStream, VarInt};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::config::{CLOSE_REASON_TIMEOUT, OUTBOX_BYTES_MAX};
+use crate::config::{CLOSE_REASON_TIMEOUT, INTAKE_GRACE, OUTBOX_BYTES_MAX};
 use crate::endpoint::{Greeted, READ_BYTES, close_for};
 use crate::host::Host;
+use crate::intake::{Room, Share};
 use crate::messages::{AbortOnDrop, SessionMsg, SupervisorMsg};
 use crate::outbox::{self, InTransit, Outgoing};
 use crate::session::Session;
@@ -56,7 +57,7 @@ impl Actor for SessionActor {
         (connection, host, greeted): Self::Arguments,
     ) -> Result<SessionState, ActorProcessingErr> {
         let Greeted { send, recv, buffer, hello } = greeted;
-        let (outbox, outgoing) = outbox::channel();
+        let (outbox, outgoing) = outbox::channel(host.sessions.outboxes());
         let (epoch, before) = host.sessions.connect(hello.session, outbox.clone(), connection.clone());
         if let Some(before) = before {
             before.connection.close(VarInt::from_u32(CLOSE_REPLACED), b"replaced by a newer connection");
@@ -82,10 +83,11 @@ impl Actor for SessionActor {
             serving: Default::default(),
             told_full: Default::default(),
         });
+        let share = host.intake.share();
         let tasks = [
-            watched(&me, read(connection.clone(), recv, buffer, session.clone())),
+            watched(&me, read(connection.clone(), recv, buffer, session.clone(), share.clone())),
             watched(&me, write(connection.clone(), send, outgoing)),
-            watched(&me, take_payloads(connection.clone(), session.clone())),
+            watched(&me, take_payloads(connection.clone(), session.clone(), share)),
         ];
         Ok(SessionState { connection, host, session, _tasks: tasks })
     }
@@ -134,11 +136,13 @@ fn watched(me: &ActorRef<SessionMsg>, task: impl Future<Output = ()> + Send + 's
     }))
 }
 
-async fn read(connection: Connection, mut recv: RecvStream, mut buffer: BytesMut, session: Arc<Session>) {
+async fn read(connection: Connection, mut recv: RecvStream, mut buffer: BytesMut, session: Arc<Session>, share: Share) {
+    let mut room = None;
     loop {
         loop {
             match Frame::take(&mut buffer) {
                 Ok(Some(frame)) => {
+                    room = None;
                     if let Err(error) = session.on_frame(frame).await {
                         return close_for(&connection, &error);
                     }
@@ -147,29 +151,62 @@ async fn read(connection: Connection, mut recv: RecvStream, mut buffer: BytesMut
                 Err(error) => return close_for(&connection, &error),
             }
         }
-        match recv.read_chunk(READ_BYTES, true).await {
-            Ok(Some(chunk)) => buffer.extend_from_slice(&chunk.bytes),
+        // What it says of itself was checked to be no more than a frame may have.
+        let claimed = buffer.first_chunk().map_or(0, |prefix| u32::from_be_bytes(*prefix) as usize);
+        room = match room {
+            // The same frame, still.
+            Some(room) if claimed > FRAME_INLINE_BYTES_MAX => Some(room),
+            _ if claimed > FRAME_INLINE_BYTES_MAX => Some(share.room(claimed).await),
+            _ => None,
+        };
+        match read_within(&mut recv, room.as_ref()).await {
+            Ok(Some(bytes)) => buffer.extend_from_slice(&bytes),
             Ok(None) if !buffer.is_empty() => return close_for(&connection, &FrameError::TooShort),
             Ok(None) => return,
+            Err(Interrupted::TooSlow) => return close_for(&connection, &FrameError::SlowFrame { grace: INTAKE_GRACE }),
             // A stream may fail a moment before its connection says why, and a goodbye is worth the moment.
-            Err(_) => return drop(timeout(CLOSE_REASON_TIMEOUT, connection.closed()).await),
+            Err(Interrupted::Lost) => return drop(timeout(CLOSE_REASON_TIMEOUT, connection.closed()).await),
         }
+    }
+}
+
+/// Why nothing more comes of a frame.
+enum Interrupted {
+    Lost,
+    /// Others waited for its room.
+    TooSlow,
+}
+
+/// The next bytes of a stream, as long as there is room for the frame that they are of.
+async fn read_within(recv: &mut RecvStream, room: Option<&Room>) -> Result<Option<Bytes>, Interrupted> {
+    let lost = async {
+        match room {
+            Some(room) => room.lost().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        chunk = recv.read_chunk(READ_BYTES, true) => match chunk {
+            Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
+            Err(_) => Err(Interrupted::Lost),
+        },
+        () = lost => Err(Interrupted::TooSlow),
     }
 }
 
 /// Frames too large for the main stream come on streams of their own; they may overtake. The peer may open another when
 /// one has been read, which is no bound yet: so many are handled at once, too.
-async fn take_payloads(connection: Connection, session: Arc<Session>) {
+async fn take_payloads(connection: Connection, session: Arc<Session>, share: Share) {
     let places = Arc::new(Semaphore::new(PAYLOAD_STREAMS_MAX as usize));
     while let (Ok(place), Ok(mut stream)) = (places.clone().acquire_owned().await, connection.accept_uni().await) {
-        let (connection, session) = (connection.clone(), session.clone());
+        let (connection, session, share) = (connection.clone(), session.clone(), share.clone());
         tokio::spawn(async move {
             let _place = place;
-            let result = match stream.read_to_end(FRAME_BYTES_MAX + 4).await {
-                Ok(bytes) => on_payload(&session, bytes).await,
-                Err(ReadToEndError::TooLong) => Err(FrameError::TooLarge { bytes: FRAME_BYTES_MAX + 1 }),
+            let result = match take_payload(&mut stream, &share).await {
+                Ok(Some((frame, _room))) => session.on_frame(frame).await,
                 // Reset, or lost with the connection.
-                Err(ReadToEndError::Read(_)) => return,
+                Ok(None) => return,
+                Err(error) => Err(error),
             };
             if let Err(error) = result {
                 close_for(&connection, &error);
@@ -178,13 +215,33 @@ async fn take_payloads(connection: Connection, session: Arc<Session>) {
     }
 }
 
-async fn on_payload(session: &Session, bytes: Vec<u8>) -> Result<(), FrameError> {
-    let mut buffer = BytesMut::from(Bytes::from(bytes));
-    match Frame::take(&mut buffer)? {
-        Some(frame) if buffer.is_empty() => session.on_frame(frame).await,
-        Some(_) => Err(FrameError::Unexpected { what: "bytes behind the one frame of a payload stream" }),
-        None => Err(FrameError::TooShort),
+/// The one frame of a stream, and its room. None if the stream was given up.
+async fn take_payload(stream: &mut RecvStream, share: &Share) -> Result<Option<(Frame, Room)>, FrameError> {
+    let mut prefix = [0; LENGTH_BYTES];
+    match stream.read_exact(&mut prefix).await {
+        Ok(()) => {}
+        Err(ReadExactError::FinishedEarly(_)) => return Err(FrameError::TooShort),
+        Err(ReadExactError::ReadError(_)) => return Ok(None),
     }
+    let claimed = u32::from_be_bytes(prefix) as usize;
+    if claimed > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLarge { bytes: claimed });
+    }
+    let room = share.room(claimed).await;
+    let mut buffer = BytesMut::from(&prefix[..]);
+    loop {
+        match read_within(stream, Some(&room)).await {
+            Ok(Some(bytes)) if buffer.len() + bytes.len() > LENGTH_BYTES + claimed => {
+                return Err(FrameError::Unexpected { what: "bytes behind the one frame of a payload stream" });
+            }
+            Ok(Some(bytes)) => buffer.extend_from_slice(&bytes),
+            Ok(None) => break,
+            Err(Interrupted::Lost) => return Ok(None),
+            Err(Interrupted::TooSlow) => return Err(FrameError::SlowFrame { grace: INTAKE_GRACE }),
+        }
+    }
+    let frame = Frame::take(&mut buffer)?.ok_or(FrameError::TooShort)?;
+    Ok(Some((frame, room)))
 }
 
 /// Writes until the connection ends, or more waits than may wait: the peer reads too slowly to be kept.

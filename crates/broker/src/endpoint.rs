@@ -15,8 +15,12 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use crate::config::{CONNECTIONS_MAX, HELLO_BYTES_MAX, HELLO_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE};
+use crate::config::{
+    CONNECTIONS_MAX, HELLO_BYTES_MAX, HELLO_TIMEOUT, IDLE_TIMEOUT, INCOMING_BYTES_MAX, INCOMING_BYTES_TOTAL_MAX,
+    KEEP_ALIVE, UNGREETED_PER_ADDRESS_MAX, UNGREETED_WINDOW_BYTES, UNPROVEN_HANDSHAKES_MAX,
+};
 use crate::connection;
+use crate::handshakes::{Handshake, Handshakes};
 use crate::host::Host;
 use crate::identity::{self, CurrentIdentity, NodeIdentity, PeerIdentity, QuicKeys};
 use crate::network::Network;
@@ -101,23 +105,42 @@ fn server_config(identity: &NodeIdentity, admission: Admission) -> Result<quinn:
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| certificate(&error))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let mut transport = TransportConfig::default();
+    // The main stream, and nothing else and not much, until the hello is understood: see `welcome`.
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .max_concurrent_uni_streams(VarInt::from_u32(PAYLOAD_STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(UNGREETED_WINDOW_BYTES))
         .send_window(u64::from(CONNECTION_WINDOW_BYTES))
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("a few seconds fit")))
         .keep_alive_interval(Some(KEEP_ALIVE));
     server.transport_config(Arc::new(transport)).max_incoming(CONNECTIONS_MAX);
+    bound_incoming(&mut server);
     Ok(server)
+}
+
+/// Not as QUIC has it by itself, which is 10 MiB for each that waits to be accepted.
+pub(crate) fn bound_incoming(server: &mut quinn::ServerConfig) {
+    server.incoming_buffer_size(INCOMING_BYTES_MAX).incoming_buffer_size_total(INCOMING_BYTES_TOTAL_MAX);
 }
 
 /// Accepts connections until the endpoint is closed.
 pub async fn accept(endpoint: Endpoint, host: Host) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let handshakes = Handshakes::new(UNGREETED_PER_ADDRESS_MAX);
     while let Some(incoming) = endpoint.accept().await {
+        if handshakes.count() >= UNPROVEN_HANDSHAKES_MAX && incoming.may_retry() {
+            // Costs who connects honestly one round trip, and who forges addresses all that it has done.
+            drop(incoming.retry());
+            continue;
+        }
+        let Some(handshake) = handshakes.begin(incoming.remote_address().ip()) else {
+            // Told once for each that connects from there would be as much again.
+            debug!(peer = %incoming.remote_address(), "refusing a connection: too many from there say nothing");
+            incoming.refuse();
+            continue;
+        };
         let Ok(place) = connections.clone().try_acquire_owned() else {
             let error = FrameError::TooManyConnections { max: CONNECTIONS_MAX };
             warn!(peer = %incoming.remote_address(), code = error.code(), %error, "refusing a connection");
@@ -129,7 +152,7 @@ pub async fn accept(endpoint: Endpoint, host: Host) {
             let _place = place;
             let peer = incoming.remote_address();
             match timeout(HELLO_TIMEOUT, async { incoming.await }).await {
-                Ok(Ok(connection)) => serve(connection, host).await,
+                Ok(Ok(connection)) => serve(connection, host, handshake).await,
                 Ok(Err(quinn::ConnectionError::TransportError(error))) if is_tls(error.code) => {
                     info!(%peer, code = "CODA4226", %error, "refusing a client in its handshake");
                 }
@@ -146,7 +169,7 @@ pub(crate) fn is_tls(code: quinn::TransportErrorCode) -> bool {
 }
 
 /// A connection from hello to end.
-async fn serve(connection: Connection, host: Host) {
+async fn serve(connection: Connection, host: Host, handshake: Handshake) {
     let peer = connection.remote_address();
     if let Ok(Some(identity)) = PeerIdentity::shown(&connection) {
         debug!(%peer, %identity, "a client has shown its certificate");
@@ -155,11 +178,14 @@ async fn serve(connection: Connection, host: Host) {
         warn!(%peer, "no hello in time, closing a connection");
         return connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"no hello in time");
     };
+    drop(handshake);
     let heard = match heard {
         Ok(heard) => heard,
         Err(Greeting::Frame(error)) => return close_for(&connection, &error),
         Err(Greeting::Gone) => return,
     };
+    connection.set_receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES));
+    connection.set_max_concurrent_uni_streams(VarInt::from_u32(PAYLOAD_STREAMS_MAX));
     match timeout(HELLO_TIMEOUT, welcome(heard, &host)).await {
         Ok(Some(greeted)) => connection::open(connection, host, greeted).await,
         Ok(None) | Err(_) => debug!(%peer, "a client was gone before it was welcome"),

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::cluster::{Asking, ClusterView, Hosting, Rebalance};
 use crate::dispatch::Epoch;
+use crate::intake::Intake;
 use crate::messages::SupervisorMsg;
 use crate::router::Router;
 use crate::routes::Routes;
@@ -34,6 +35,8 @@ pub struct Host {
     pub asking: Asking,
     pub rebalance: Rebalance,
     pub clock: Arc<dyn Clock>,
+    /// Room for large frames of clients.
+    pub intake: Intake,
     /// As its certificate says.
     pub cluster_id: ClusterId,
 }

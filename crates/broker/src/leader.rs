@@ -13,7 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, LeaderClock};
 use crate::messages::{AbortOnDrop, LeaderMsg, SupervisorMsg};
 use crate::proposer::{self, PROPOSAL_FAILED, ProposerLoop};
 use crate::queue::Queue;
@@ -52,7 +52,8 @@ impl Actor for Leader {
 
     async fn pre_start(&self, me: ActorRef<LeaderMsg>, args: LeaderArgs) -> Result<LeaderState, ActorProcessingErr> {
         let (proposer, inbox) = proposer::channel(args.disk);
-        let timer = Timer::start(&me, proposer.clone(), args.clock.clone()).await?;
+        let clock = Arc::new(LeaderClock::new(args.clock));
+        let timer = Timer::start(&me, proposer.clone(), clock.clone()).await?;
         let router = Router {
             shared: Arc::new(Shared {
                 group: args.group.clone(),
@@ -72,8 +73,8 @@ impl Actor for Leader {
                 held_until: Default::default(),
             }),
         };
-        let turns = ProposerLoop::new(inbox, args.group.clone(), args.clock, router.clone());
-        let lead = lead(args.group, args.term, router.clone(), turns);
+        let turns = ProposerLoop::new(inbox, args.group.clone(), clock.clone(), router.clone());
+        let lead = lead(args.group, args.term, router.clone(), clock, turns);
         let task = tokio::spawn(async move {
             let mut end = ProposerEnd { leader: me, why: "the proposer failed" };
             end.why = lead.await;
@@ -160,13 +161,16 @@ impl Drop for ProposerEnd {
 }
 
 /// Waits until all of earlier terms is applied, derives from state what effects would have said, then proposes.
-async fn lead(group: Group, term: u64, router: Router, turns: ProposerLoop) -> &'static str {
+async fn lead(group: Group, term: u64, router: Router, clock: Arc<LeaderClock>, turns: ProposerLoop) -> &'static str {
     if let Err(error) = group.linearize().await {
         info!(group = group.id().0, %error, term, "leadership ended before it began");
         return ENDED_BEFORE;
     }
-    let (position, effects, held) =
-        router.read(|view, position| (position, recover(view, group.id()), query::leases_held(view, group.id())));
+    let (position, effects, held, time) = router.read(|view, position| {
+        let group = group.id();
+        (position, recover(view, group), query::leases_held(view, group), query::time(view, group))
+    });
+    clock.at_least(time);
     router.shared.held.begin(held);
     info!(group = group.id().0, term, index = position.index, effects = effects.len(), "leading");
     router.effects(position, effects, &Granted::default()).await;

@@ -16,7 +16,9 @@ pub mod node;
 // From the socket to the log.
 mod connection;
 mod endpoint;
+mod handshakes;
 mod host;
+mod intake;
 mod outbox;
 mod proposer;
 mod session;
@@ -42,3 +44,7 @@ mod workflow;
 
 mod supervisor;
 mod usage;
+
+// What fuzzers feed.
+#[cfg(feature = "testing")]
+pub mod fuzz;

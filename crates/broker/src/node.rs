@@ -27,6 +27,7 @@ pub use crate::config::{Certificates, DiskOptions, DiskProbe, NodeConfig, Peerin
 use crate::endpoint::{self, Admission, EndpointError};
 use crate::host::Host;
 use crate::identity::{self, CurrentIdentity, IdentityError, QuicKeys, Reloader, Source};
+use crate::intake::Intake;
 use crate::messages::{AbortOnDrop, SupervisorMsg};
 use crate::peers::{GroupTable, PeerEndpoint, PeerEndpointError, PeerHello, PeerOptions};
 use crate::routes::Routes;
@@ -194,6 +195,7 @@ impl Node {
             hosting,
             asking: Asking::new(peers.as_ref().map(|peers| peers.asker())),
             rebalance: Rebalance::default(),
+            intake: Intake::new(clock.clone()),
             clock,
             cluster_id,
         };

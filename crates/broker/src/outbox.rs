@@ -19,7 +19,9 @@ use coda_protocol::reply::{Answer, LaneList, QueueDescription, QueuePage, Reply,
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::config::{LEASE_WINDOW_BYTES_MAX, MEMO_WINDOW_BYTES_MAX, OUTBOX_BYTES_MAX};
+use crate::config::{
+    LEASE_WINDOW_BYTES_MAX, MEMO_WINDOW_BYTES_MAX, OUTBOX_BYTES_MAX, OUTBOX_CROWDED_BYTES_MAX, OUTBOXES_BYTES_MAX,
+};
 
 /// Sends frames towards a session. Cheap to clone; sending never waits.
 #[derive(Clone)]
@@ -50,8 +52,13 @@ pub struct InTransit {
     _room: Option<MemoRoom>,
 }
 
+/// What waits to be sent to all sessions of a node. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Outboxes(Arc<AtomicUsize>);
+
 struct Gauge {
     bytes: AtomicUsize,
+    all: Outboxes,
     /// Requests that were not answered yet.
     unanswered: AtomicUsize,
     overrun: AtomicBool,
@@ -76,10 +83,11 @@ impl Gauge {
     }
 }
 
-impl Default for Gauge {
-    fn default() -> Self {
+impl Gauge {
+    fn new(all: Outboxes) -> Self {
         Self {
             bytes: AtomicUsize::new(0),
+            all,
             unanswered: AtomicUsize::new(0),
             overrun: AtomicBool::new(false),
             overran: Notify::new(),
@@ -91,11 +99,18 @@ impl Default for Gauge {
     }
 }
 
+/// What was never taken is gone with the last who could have.
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.all.0.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+    }
+}
+
 #[must_use]
-pub fn channel() -> (Outbox, Outgoing) {
+pub fn channel(all: &Outboxes) -> (Outbox, Outgoing) {
     #[expect(clippy::disallowed_methods, reason = "bounded by the bytes that the gauge counts, not by frames")]
     let (sender, receiver) = mpsc::unbounded_channel();
-    let gauge = Arc::new(Gauge::default());
+    let gauge = Arc::new(Gauge::new(all.clone()));
     (Outbox { frames: sender, gauge: gauge.clone() }, Outgoing { frames: receiver, gauge })
 }
 
@@ -115,8 +130,10 @@ impl Outbox {
         if self.is_closed() {
             return false;
         }
-        let waiting = gauge.bytes.fetch_add(weight(frame), Ordering::Relaxed);
-        if waiting > OUTBOX_BYTES_MAX {
+        let bytes = weight(frame);
+        let waiting = gauge.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let crowded = gauge.all.0.fetch_add(bytes, Ordering::Relaxed) > OUTBOXES_BYTES_MAX;
+        if waiting > OUTBOX_BYTES_MAX || crowded && waiting > OUTBOX_CROWDED_BYTES_MAX {
             gauge.overrun.store(true, Ordering::SeqCst);
             gauge.overran.notify_one();
             gauge.end();
@@ -240,6 +257,7 @@ impl Outgoing {
 impl Drop for InTransit {
     fn drop(&mut self) {
         let before = self.gauge.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.gauge.all.0.fetch_sub(self.bytes, Ordering::Relaxed);
         if before > CAUGHT_UP_BYTES && before.saturating_sub(self.bytes) <= CAUGHT_UP_BYTES {
             self.gauge.drained.notify_waiters();
         }
@@ -327,7 +345,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_count_until_the_connection_has_them_and_not_only_until_the_writer_has_them() {
-        let (outbox, mut outgoing) = channel();
+        let (outbox, mut outgoing) = channel(&Outboxes::default());
         outbox.expect_answer();
         outbox.send(result(1_000));
         let mut frames = Vec::new();
@@ -340,7 +358,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_does_not_read_is_noticed_at_the_bound_without_asking_anything_more() {
-        let (outbox, outgoing) = channel();
+        let (outbox, outgoing) = channel(&Outboxes::default());
         let overrun = outgoing.overrun();
         let sent = (0..100).take_while(|_| {
             outbox.expect_answer();
@@ -356,7 +374,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_that_was_behind_has_caught_up_when_half_has_gone_or_it_has() {
-        let (outbox, mut outgoing) = channel();
+        let (outbox, mut outgoing) = channel(&Outboxes::default());
         while !outbox.is_behind() {
             outbox.expect_answer();
             assert!(outbox.send(result(1 << 20)));
@@ -380,9 +398,32 @@ mod tests {
         gone.unwrap();
     }
 
+    #[tokio::test]
+    async fn of_many_that_do_not_read_those_with_the_most_go_first_and_others_stay() {
+        let all = Outboxes::default();
+        let payload = result(4 << 20);
+        let mut slow: Vec<_> = (0..40).map(|_| channel(&all)).collect();
+        for _ in 0..31 {
+            for (outbox, _) in &slow {
+                outbox.expect_answer();
+                outbox.send(payload.clone());
+            }
+        }
+        assert!(slow.iter().all(|(outbox, _)| outbox.is_closed()));
+        let bound = OUTBOXES_BYTES_MAX + slow.len() * (OUTBOX_CROWDED_BYTES_MAX + (8 << 20));
+        let waiting = all.0.load(Ordering::Relaxed);
+        assert!((OUTBOXES_BYTES_MAX..bound).contains(&waiting), "{waiting}");
+        let (modest, outgoing) = channel(&all);
+        modest.expect_answer();
+        assert!(modest.send(payload), "it has no more than it needs");
+        slow.clear();
+        drop((modest, outgoing));
+        assert_eq!(all.0.load(Ordering::Relaxed), 0);
+    }
+
     #[test]
     fn a_closed_outbox_takes_nothing() {
-        let (outbox, _outgoing) = channel();
+        let (outbox, _outgoing) = channel(&Outboxes::default());
         outbox.close();
         assert!(!outbox.push(Push::Task(task())));
         assert_eq!(waiting(&outbox), 0);

@@ -9,7 +9,7 @@ use coda_protocol::push::Push;
 use parking_lot::Mutex;
 
 use crate::dispatch::Epoch;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Outboxes};
 
 /// A shared directory of connected sessions.
 #[derive(Clone, Default)]
@@ -20,6 +20,7 @@ pub struct Sessions {
 #[derive(Default)]
 struct Inner {
     connected: Mutex<BTreeMap<SessionId, Connected>>,
+    outboxes: Outboxes,
     epochs: AtomicU64,
 }
 
@@ -51,6 +52,12 @@ impl Sessions {
             connected.remove(&session);
         }
         current
+    }
+
+    /// What waits for all of them.
+    #[must_use]
+    pub fn outboxes(&self) -> &Outboxes {
+        &self.inner.outboxes
     }
 
     #[must_use]

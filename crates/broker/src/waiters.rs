@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_question_that_outlives_its_connection_in_the_proposers_queue_leaves_nothing_behind() {
-        let (outbox, _outgoing) = outbox::channel();
+        let (outbox, _outgoing) = outbox::channel(&outbox::Outboxes::default());
         let ask = |id| ReplyTo::session_of(SESSION, Epoch(1), outbox.clone(), id);
         let waiters = Waiters::default();
         waiters.add(RUN, ask(1));
@@ -108,7 +108,7 @@ mod tests {
 
     #[tokio::test]
     async fn everyone_who_waits_is_answered_once() {
-        let (outbox, mut outgoing) = outbox::channel();
+        let (outbox, mut outgoing) = outbox::channel(&outbox::Outboxes::default());
         let waiters = Waiters::default();
         for id in 1..4 {
             outbox.expect_answer();

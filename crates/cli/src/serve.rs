@@ -89,8 +89,6 @@ async fn keep(settings: Settings) -> Ended {
     let config = NodeConfig {
         node: settings.node,
         groups: 1,
-        data_dir: settings.data_dir.clone(),
-        listen: settings.listen,
         advertise: settings.advertise.as_deref().map(Into::into),
         peering: settings.peering.clone(),
         zone: settings.zone.as_deref().unwrap_or_default().into(),
@@ -98,6 +96,7 @@ async fn keep(settings: Settings) -> Ended {
         require_client_certificate: settings.require_certificate,
         sync_delay: settings.sync_delay.into(),
         disk: DiskOptions { reserve_bytes: settings.disk_reserve, ..DiskOptions::default() },
+        ..NodeConfig::alone(settings.data_dir.clone(), settings.listen)
     };
     let mut tell = |stage: Stage<'_>| {
         match stage {

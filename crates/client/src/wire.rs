@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use coda_protocol::cluster::ClusterMap;
 use coda_protocol::frame::{
-    CLOSE_GOODBYE, CLOSE_REPLACED, CLOSE_SHUTDOWN, CLOSE_TOO_SLOW, Frame, FrameError, Hello, Welcome,
+    CLOSE_GOODBYE, CLOSE_REPLACED, CLOSE_SHUTDOWN, CLOSE_SLOW_FRAME, CLOSE_TOO_SLOW, Frame, FrameError, Hello, Welcome,
 };
 use coda_protocol::limits::PAYLOAD_STREAMS_MAX;
 use coda_protocol::push::Push;
@@ -149,6 +149,7 @@ pub(crate) fn broken(address: &str, error: &ConnectionError) -> Broken {
                 CLOSE_GOODBYE => Broken::ForNow("the node said goodbye".into()),
                 // Whoever was slow for a while need not be for ever, and what it missed is said again.
                 CLOSE_TOO_SLOW => Broken::ForNow(format!("CODA1008 {reason}")),
+                CLOSE_SLOW_FRAME => Broken::ForNow(format!("CODA1115 {reason}")),
                 code @ 1_000..2_000 => Broken::ForGood(ClientError::ClosedByNode { code, reason }),
                 code => Broken::ForNow(format!("closed with code {code} {reason}")),
             }

@@ -7,7 +7,7 @@ mod queues;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use coda_protocol::ids::{GroupId, Name, RunId, SessionId, TaskId, Work};
+use coda_protocol::ids::{GroupId, Name, RunId, SessionId, TaskId, Timestamp, Work};
 use coda_protocol::limits::{LIST_FAILURE_BYTES_MAX, LIST_READ_BYTES_MAX, LIST_ROWS_MAX};
 use coda_protocol::payload::{Failure, WorkOutcome};
 use coda_protocol::reject::Reject;
@@ -18,7 +18,7 @@ pub use queues::{is_listed, is_ready, lanes, queues, ready};
 
 use crate::kv::Read;
 use crate::rows::{Life, MemoRow};
-use crate::tables::{Key, LEASE, MEMO, QUEUE, RUN, RUN_OUTCOME, TASK, TASK_OUTCOME};
+use crate::tables::{Key, LEASE, MEMO, META, QUEUE, RUN, RUN_OUTCOME, TASK, TASK_OUTCOME};
 
 /// How a run ended; `None` while it has not.
 ///
@@ -153,6 +153,12 @@ fn wait(life: Life, paused: bool) -> Wait {
 
 fn is_paused(kv: &dyn Read, group: GroupId, queue: &Name) -> bool {
     QUEUE.get(kv, group, queue).is_some_and(|row| row.paused)
+}
+
+/// The latest time that a leader of the group has told.
+#[must_use]
+pub fn time(kv: &dyn Read, group: GroupId) -> Timestamp {
+    META.get(kv, group, &()).unwrap_or_default().time
 }
 
 /// How many leases each session holds. Reads all of them: for a new leader, who counts from there.

@@ -50,6 +50,8 @@ pub const PLACEMENT: Table<GroupId, PlacementRow> = Table::new(37);
 pub const SLOT_MAP: Table<(), SlotMap> = Table::new(38);
 
 const ROW_VERSION: u8 = 1;
+/// Group and table.
+const PREFIX_BYTES: usize = 5;
 
 /// Ready work in the order it is handed out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,8 +100,8 @@ pub enum Due {
 /// Keys know their own bytes.
 pub trait Key: Sized {
     fn write(&self, out: &mut Vec<u8>);
-    /// Reads what `write` wrote. Only our own bytes come here; anything else is corruption and panics.
-    fn read(bytes: &mut &[u8]) -> Self;
+    /// Reads what `write` wrote; `None` for anything else, which is corruption where a table holds it.
+    fn read(bytes: &mut &[u8]) -> Option<Self>;
 }
 
 /// One table of a group.
@@ -162,9 +164,8 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         let end = successor(&start);
         from(&mut start);
         kv.scan(&start, &end, &mut |key, value| {
-            let mut rest = &key[5..];
             let row = decode_row(self.tag, value);
-            visit(K::read(&mut rest), row)
+            visit(self.read_key(key), row)
         });
     }
 
@@ -177,6 +178,15 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         visit: impl FnMut(K, V) -> ControlFlow<()>,
     ) {
         self.scan_from(kv, group, prefix, |_| {}, visit);
+    }
+
+    /// What a storage key names. Only our own bytes are stored: anything else is corruption, and stops the process.
+    fn read_key(&self, key: &[u8]) -> K {
+        let mut rest = &key[PREFIX_BYTES..];
+        match K::read(&mut rest) {
+            Some(key) if rest.is_empty() => key,
+            _ => panic!("table {} holds a corrupt key", self.tag),
+        }
     }
 
     /// All rows that a visitor would see. For queries and tests.
@@ -236,29 +246,37 @@ pub fn write_name(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
 }
 
-fn take<const N: usize>(bytes: &mut &[u8]) -> [u8; N] {
-    let (head, rest) = bytes.split_first_chunk().expect("a stored key is shorter than its format");
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = bytes.split_first_chunk()?;
     *bytes = rest;
-    *head
+    Some(*head)
 }
 
-fn read_name(bytes: &mut &[u8]) -> Name {
-    let [length] = take(bytes);
-    let (name, rest) = bytes.split_at(usize::from(length));
+fn read_name(bytes: &mut &[u8]) -> Option<Name> {
+    let [length] = take(bytes)?;
+    let (name, rest) = bytes.split_at_checked(usize::from(length))?;
     *bytes = rest;
-    Name::new(std::str::from_utf8(name).expect("stored names are text"))
+    std::str::from_utf8(name).ok().map(Name::new)
+}
+
+/// The slot before an id follows from the id.
+fn read_slotted<T: Slotted>(bytes: &mut &[u8], id: fn([u8; 16]) -> T) -> Option<T> {
+    let slot = Slot(u16::from_be_bytes(take(bytes)?));
+    Some(id(take(bytes)?)).filter(|id| id.slot() == slot)
 }
 
 impl Key for () {
     fn write(&self, _: &mut Vec<u8>) {}
-    fn read(_: &mut &[u8]) -> Self {}
+    fn read(_: &mut &[u8]) -> Option<Self> {
+        Some(())
+    }
 }
 
 impl Key for Name {
     fn write(&self, out: &mut Vec<u8>) {
         write_name(self, out);
     }
-    fn read(bytes: &mut &[u8]) -> Self {
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
         read_name(bytes)
     }
 }
@@ -270,11 +288,11 @@ impl Key for WorkKind {
             Self::Run => 1,
         });
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        match take(bytes) {
-            [0] => Self::Task,
-            [1] => Self::Run,
-            [other] => panic!("a stored key names work kind {other}"),
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        match take(bytes)? {
+            [0] => Some(Self::Task),
+            [1] => Some(Self::Run),
+            _ => None,
         }
     }
 }
@@ -285,8 +303,8 @@ impl Key for Lane {
         self.kind.write(out);
         write_name(&self.name, out);
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        Self { queue: read_name(bytes), kind: WorkKind::read(bytes), name: read_name(bytes) }
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        Some(Self { queue: read_name(bytes)?, kind: WorkKind::read(bytes)?, name: read_name(bytes)? })
     }
 }
 
@@ -295,9 +313,8 @@ impl Key for RunId {
         out.extend_from_slice(&self.slot().0.to_be_bytes());
         out.extend_from_slice(&self.0);
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        let _: Slot = Slot(u16::from_be_bytes(take(bytes)));
-        Self(take(bytes))
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        read_slotted(bytes, Self)
     }
 }
 
@@ -306,9 +323,8 @@ impl Key for TaskId {
         out.extend_from_slice(&self.slot().0.to_be_bytes());
         out.extend_from_slice(&self.0);
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        let _: Slot = Slot(u16::from_be_bytes(take(bytes)));
-        Self(take(bytes))
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        read_slotted(bytes, Self)
     }
 }
 
@@ -320,10 +336,10 @@ impl Key for Work {
             Self::Run(run) => run.write(out),
         }
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        match WorkKind::read(bytes) {
-            WorkKind::Task => Self::Task(TaskId::read(bytes)),
-            WorkKind::Run => Self::Run(RunId::read(bytes)),
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        match WorkKind::read(bytes)? {
+            WorkKind::Task => Some(Self::Task(TaskId::read(bytes)?)),
+            WorkKind::Run => Some(Self::Run(RunId::read(bytes)?)),
         }
     }
 }
@@ -332,8 +348,8 @@ impl Key for NodeId {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.0.to_be_bytes());
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        Self(u64::from_be_bytes(take(bytes)))
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        Some(Self(u64::from_be_bytes(take(bytes)?)))
     }
 }
 
@@ -341,8 +357,8 @@ impl Key for GroupId {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.0.to_be_bytes());
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        Self(u32::from_be_bytes(take(bytes)))
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        Some(Self(u32::from_be_bytes(take(bytes)?)))
     }
 }
 
@@ -350,8 +366,8 @@ impl Key for StorageId {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.0);
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        Self(take(bytes))
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        Some(Self(take(bytes)?))
     }
 }
 
@@ -359,8 +375,8 @@ impl Key for TokenId {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.0);
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        Self(take(bytes))
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        Some(Self(take(bytes)?))
     }
 }
 
@@ -370,9 +386,10 @@ impl Key for ReadyPlace {
         out.extend_from_slice(&self.seq.index.to_be_bytes());
         out.extend_from_slice(&self.seq.ordinal.to_be_bytes());
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        let [rank] = take(bytes);
-        Self { rank, seq: Seq { index: u64::from_be_bytes(take(bytes)), ordinal: u32::from_be_bytes(take(bytes)) } }
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        let [rank] = take(bytes)?;
+        let seq = Seq { index: u64::from_be_bytes(take(bytes)?), ordinal: u32::from_be_bytes(take(bytes)?) };
+        Some(Self { rank, seq })
     }
 }
 
@@ -382,8 +399,8 @@ impl Key for ReadyKey {
         self.place.write(out);
         self.work.write(out);
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        Self { lane: Lane::read(bytes), place: ReadyPlace::read(bytes), work: Work::read(bytes) }
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        Some(Self { lane: Lane::read(bytes)?, place: ReadyPlace::read(bytes)?, work: Work::read(bytes)? })
     }
 }
 
@@ -393,8 +410,9 @@ impl Key for DelayedKey {
         out.extend_from_slice(&self.at.0.to_be_bytes());
         self.work.write(out);
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        Self { lane: Lane::read(bytes), at: Timestamp(u64::from_be_bytes(take(bytes))), work: Work::read(bytes) }
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        let (lane, at) = (Lane::read(bytes)?, Timestamp(u64::from_be_bytes(take(bytes)?)));
+        Some(Self { lane, at, work: Work::read(bytes)? })
     }
 }
 
@@ -403,18 +421,18 @@ impl Key for MemoKey {
         self.run.write(out);
         write_step(&self.step, out);
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        let run = RunId::read(bytes);
-        let kind = match take(bytes) {
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        let run = RunId::read(bytes)?;
+        let kind = match take(bytes)? {
             [0] => StepKind::Task,
             [1] => StepKind::Workflow,
             [2] => StepKind::Inline,
-            [other] => panic!("a stored key names step kind {other}"),
+            _ => return None,
         };
-        let name = read_name(bytes);
+        let name = read_name(bytes)?;
         let cache_key = coda_protocol::cache_key::CacheKey::stored(Bytes::copy_from_slice(bytes));
         *bytes = &[];
-        Self { run, step: StepKey { kind, name, cache_key } }
+        Some(Self { run, step: StepKey { kind, name, cache_key } })
     }
 }
 
@@ -423,8 +441,8 @@ impl Key for LeaseKey {
         out.extend_from_slice(&self.session.0);
         out.extend_from_slice(&self.lease.0.to_be_bytes());
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        Self { session: SessionId(take(bytes)), lease: LeaseId(u64::from_be_bytes(take(bytes))) }
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        Some(Self { session: SessionId(take(bytes)?), lease: LeaseId(u64::from_be_bytes(take(bytes)?)) })
     }
 }
 
@@ -446,15 +464,15 @@ impl Key for DueKey {
             }
         }
     }
-    fn read(bytes: &mut &[u8]) -> Self {
-        let at = Timestamp(u64::from_be_bytes(take(bytes)));
-        let what = match take(bytes) {
-            [0] => Due::Ready(Work::read(bytes)),
-            [1] => Due::Forget(Work::read(bytes)),
-            [2] => Due::ForgetToken(TokenId::read(bytes)),
-            [other] => panic!("a stored key names due kind {other}"),
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        let at = Timestamp(u64::from_be_bytes(take(bytes)?));
+        let what = match take(bytes)? {
+            [0] => Due::Ready(Work::read(bytes)?),
+            [1] => Due::Forget(Work::read(bytes)?),
+            [2] => Due::ForgetToken(TokenId::read(bytes)?),
+            _ => return None,
         };
-        Self { at, what }
+        Some(Self { at, what })
     }
 }
 
@@ -468,7 +486,7 @@ mod tests {
         let mut bytes = Vec::new();
         key.write(&mut bytes);
         let mut rest = bytes.as_slice();
-        assert_eq!((K::read(&mut rest), rest.len()), (key, 0));
+        assert_eq!((K::read(&mut rest), rest.len()), (Some(key), 0));
     }
 
     #[test]

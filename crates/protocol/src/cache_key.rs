@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::codec;
 use crate::ids::LeaseId;
 use crate::limits::CACHE_KEY_BYTES_MAX;
 use crate::reject::Reject;
@@ -29,7 +30,7 @@ const FRESH: u8 = 2;
 
 /// An encoded cache key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CacheKey(Bytes);
+pub struct CacheKey(#[serde(deserialize_with = "codec::bytes")] Bytes);
 
 impl CacheKey {
     /// The key of the `n`-th spawn of its name in a run that names no key itself.

@@ -3,10 +3,13 @@
 //! Enums are encoded by position: append variants, never reorder. Structs carry no field names: a changed struct is a
 //! new variant. Golden bytes in `tests/compat` hold this.
 
+use std::fmt;
+
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::error::DecodeError;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use bytes::Bytes;
+use serde::de::{self, DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 /// No decoder allocates more than this for one value, whatever its bytes claim.
@@ -56,6 +59,54 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T
         return Err(malformed(format!("{} bytes too many", bytes.len() - used)));
     }
     Ok(value)
+}
+
+/// Bytes, for `#[serde(deserialize_with)]`: copied once they are known to be there. Left to itself, bincode makes room
+/// for as many as they claim to be, up to [`DECODE_BYTES_MAX`], and clears it: twenty bytes would cost as much as a
+/// payload of 64 MiB. Every `Bytes` and `String` of what comes from outside is read by this or by [`text`].
+///
+/// # Errors
+/// The decoder's.
+pub fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+    struct Copied;
+    impl Visitor<'_> for Copied {
+        type Value = Bytes;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bytes")
+        }
+        fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
+            Ok(Bytes::copy_from_slice(bytes))
+        }
+    }
+    from.deserialize_bytes(Copied)
+}
+
+/// A text, as [`bytes`].
+///
+/// # Errors
+/// The decoder's.
+pub fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    struct Copied;
+    impl Visitor<'_> for Copied {
+        type Value = String;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+    }
+    from.deserialize_str(Copied)
+}
+
+/// A text that may be missing, as [`text`].
+///
+/// # Errors
+/// The decoder's.
+pub fn maybe_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    struct Text(#[serde(deserialize_with = "text")] String);
+    Ok(Option::<Text>::deserialize(from)?.map(|Text(text)| text))
 }
 
 #[cfg(test)]

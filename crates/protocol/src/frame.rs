@@ -2,6 +2,8 @@
 //!
 //! The length counts everything after itself and is checked before anything is allocated.
 
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
@@ -9,7 +11,7 @@ use thiserror::Error;
 
 use crate::codec::{self, Malformed};
 use crate::ids::{NodeId, SessionId};
-use crate::limits::FRAME_BYTES_MAX;
+use crate::limits::{FRAME_BYTES_MAX, FRAME_RESERVE_BYTES_MAX};
 use crate::push::Push;
 use crate::reply::Answer;
 use crate::request::Request;
@@ -60,7 +62,8 @@ const ANSWER: u8 = 4;
 const PUSH: u8 = 5;
 
 const MAGIC: &[u8; 4] = b"CODA";
-const LENGTH_BYTES: usize = 4;
+/// Of what every frame begins with.
+pub const LENGTH_BYTES: usize = 4;
 const HEADER_BYTES: usize = 1 + 8;
 
 /// Why a connection is closed. The code is the QUIC application close code.
@@ -84,6 +87,8 @@ pub enum FrameError {
     TooSlow { bytes_max: usize },
     #[error("the node has as many connections as it takes, {max}")]
     TooManyConnections { max: usize },
+    #[error("a large frame was not there after {} s while others waited for its room", grace.as_secs())]
+    SlowFrame { grace: Duration },
 }
 
 impl FrameError {
@@ -100,6 +105,7 @@ impl FrameError {
             Self::Unexpected { .. } => "CODA1007",
             Self::TooSlow { .. } => "CODA1008",
             Self::TooManyConnections { .. } => "CODA1009",
+            Self::SlowFrame { .. } => "CODA1115",
         }
     }
 
@@ -118,6 +124,8 @@ pub const CLOSE_SHUTDOWN: u32 = 2;
 pub const CLOSE_REPLACED: u32 = 3;
 /// The close code of [`FrameError::TooSlow`]: come back, what was missed is said again.
 pub const CLOSE_TOO_SLOW: u32 = 1008;
+/// The close code of [`FrameError::SlowFrame`]: come back, and send it again.
+pub const CLOSE_SLOW_FRAME: u32 = 1115;
 
 impl Frame {
     /// Appends the frame's bytes.
@@ -172,8 +180,9 @@ impl Frame {
             return Err(FrameError::TooShort);
         }
         if buffer.len() < LENGTH_BYTES + length {
-            // Room for the rest of this frame in one step; `length` is within the bound.
-            buffer.reserve(LENGTH_BYTES + length - buffer.len());
+            // Room for the rest of a small frame in one step. That of a large one grows as its bytes arrive: four bytes
+            // cost nobody five megabytes.
+            buffer.reserve((LENGTH_BYTES + length - buffer.len()).min(FRAME_RESERVE_BYTES_MAX));
             return Ok(None);
         }
         buffer.advance(LENGTH_BYTES);

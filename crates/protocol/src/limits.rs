@@ -45,6 +45,8 @@ pub const LEASES_PER_SESSION_MAX: usize = 16_384;
 pub const FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (1 << 20);
 /// A frame larger than this travels on a stream of its own when its kind may overtake others.
 pub const FRAME_INLINE_BYTES_MAX: usize = 64 << 10;
+/// Most bytes that a receiver makes room for because a frame says it is that long; further room follows what has arrived.
+pub const FRAME_RESERVE_BYTES_MAX: usize = 64 << 10;
 /// Most payload streams one peer may have open at once.
 pub const PAYLOAD_STREAMS_MAX: u32 = 64;
 /// Most requests of one connection that may wait for their reply, long waits for results included.
@@ -131,6 +133,7 @@ const _: () = assert!(LEASES_PER_ENTRY_MAX < 1 << 16);
 const _: () = assert!(COMMANDS_PER_ENTRY_MAX * SPAWN_STEPS_MAX < 1 << 28);
 const _: () = assert!(SPAWN_BYTES_MAX <= PROPOSER_ENTRY_BYTES_MAX);
 const _: () = assert!(FRAME_INLINE_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_RESERVE_BYTES_MAX <= FRAME_INLINE_BYTES_MAX);
 const _: () = assert!(PRIORITY_DEFAULT <= PRIORITY_MAX);
 const _: () = assert!(LIST_ROWS_MAX <= LIST_SCAN_ROWS_MAX);
 const _: () = assert!(GROUPS_MAX <= SLOTS);

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use crate::codec;
 use crate::limits::{CODEC_NAME_BYTES_MAX, FAILURE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::reject::Reject;
 
@@ -12,6 +13,7 @@ use crate::reject::Reject;
 pub struct Payload {
     /// Which codec reads it, e.g. `json`.
     pub codec: SmolStr,
+    #[serde(deserialize_with = "codec::bytes")]
     pub data: Bytes,
 }
 
@@ -41,9 +43,12 @@ impl Payload {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The exception's qualified type name, or one of Coda's own such as `coda.WorkerLost`.
+    #[serde(deserialize_with = "codec::text")]
     pub kind: String,
+    #[serde(deserialize_with = "codec::text")]
     pub message: String,
     /// The remote traceback as the language prints it; may be empty.
+    #[serde(deserialize_with = "codec::text")]
     pub traceback: String,
     /// Whether the policy's retries apply to this failure. The worker decides (`retry_on`).
     pub retryable: bool,

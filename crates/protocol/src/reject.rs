@@ -6,14 +6,21 @@ use smol_str::SmolStr;
 use thiserror::Error;
 
 use crate::cluster::NodeState;
+use crate::codec;
 
 /// The rules refuse. Depends only on the request and on replicated state. Variants are only ever appended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 pub enum Reject {
     #[error("`{name}` is not a valid name: use 1 to 255 bytes without control characters")]
-    BadName { name: String },
+    BadName {
+        #[serde(deserialize_with = "codec::text")]
+        name: String,
+    },
     #[error("`{id}` is not a valid id: expected a UUID that is not of version 8, which Coda keeps for itself")]
-    BadId { id: String },
+    BadId {
+        #[serde(deserialize_with = "codec::text")]
+        id: String,
+    },
     #[error(
         "the payload has {bytes} bytes, more than the {bytes_max} allowed: store it elsewhere and pass a reference"
     )]
@@ -33,11 +40,20 @@ pub enum Reject {
     #[error("{count} {what} are more than the {max} allowed in one request: send several")]
     TooMany { what: SmolStr, count: u64, max: u64 },
     #[error("there is no run {run}: it never started, or its retention time is over")]
-    NoSuchRun { run: String },
+    NoSuchRun {
+        #[serde(deserialize_with = "codec::text")]
+        run: String,
+    },
     #[error("there is no task {task}: it was never submitted, or its retention time is over")]
-    NoSuchTask { task: String },
+    NoSuchTask {
+        #[serde(deserialize_with = "codec::text")]
+        task: String,
+    },
     #[error("the id {id} already names other work: use a fresh id for each")]
-    IdConflict { id: String },
+    IdConflict {
+        #[serde(deserialize_with = "codec::text")]
+        id: String,
+    },
     #[error("the lease is not held any more: another attempt has superseded this one, stop working on it")]
     StaleLease,
     #[error("the work has already ended")]
@@ -55,7 +71,10 @@ pub enum Reject {
     #[error("there is no cluster yet: `coda-admin cluster init` makes one")]
     NoCluster,
     #[error("this is the cluster {cluster} already: an initialised node joins no other")]
-    ClusterExists { cluster: String },
+    ClusterExists {
+        #[serde(deserialize_with = "codec::text")]
+        cluster: String,
+    },
     #[error("a replication factor of {replication_factor} is not possible: use 1, 3 or 5")]
     BadReplicationFactor { replication_factor: u8 },
     #[error("{groups} data groups are not possible: use 1 to {groups_max}")]
@@ -63,9 +82,17 @@ pub enum Reject {
     #[error(
         "`{address}` is not an address that others could dial: use `host:port`, and another one for peers than for clients"
     )]
-    BadAddress { address: String },
+    BadAddress {
+        #[serde(deserialize_with = "codec::text")]
+        address: String,
+    },
     #[error("`{label}` is not a valid {what}: use at most {bytes_max} bytes without control characters")]
-    BadLabel { what: SmolStr, label: String, bytes_max: u64 },
+    BadLabel {
+        what: SmolStr,
+        #[serde(deserialize_with = "codec::text")]
+        label: String,
+        bytes_max: u64,
+    },
     #[error("the cluster has {nodes_max} nodes, and may not have more: remove one first")]
     ClusterFull { nodes_max: u64 },
     #[error("there is no node {node} in this cluster")]
@@ -98,7 +125,12 @@ pub enum Reject {
     )]
     TooManyTokens { tokens_max: u64 },
     #[error("there is no setting `{key}`: there are {known}")]
-    NoSuchSetting { key: String, known: String },
+    NoSuchSetting {
+        #[serde(deserialize_with = "codec::text")]
+        key: String,
+        #[serde(deserialize_with = "codec::text")]
+        known: String,
+    },
     #[error("the value is not possible for `{key}`: use {allowed}")]
     BadSetting { key: SmolStr, allowed: SmolStr },
     #[error("there is no group {group} in this cluster")]
@@ -178,7 +210,10 @@ impl Reject {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 pub enum Unavailable {
     #[error("this node does not lead the group; ask {}", leader.as_deref().unwrap_or("again soon"))]
-    NotLeader { leader: Option<String> },
+    NotLeader {
+        #[serde(deserialize_with = "codec::maybe_text")]
+        leader: Option<String>,
+    },
     #[error("overloaded, retry after {retry_after_ms} ms")]
     Overloaded { retry_after_ms: u64 },
     #[error("the node is shutting down")]

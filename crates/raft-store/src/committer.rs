@@ -237,6 +237,7 @@ pub(crate) struct Committer {
 
 /// A batch that is written and not yet synced, and who waits for it.
 pub(crate) struct Unsynced {
+    /// Operations in it.
     pub jobs: usize,
     written: Option<(Instant, Result<(), storage::Refused>)>,
     records: u64,
@@ -315,11 +316,6 @@ pub(crate) struct Batch<'a> {
 impl<'a> Batch<'a> {
     fn new(db: &'a Db) -> Self {
         Self { rows: db.batch(), bytes: 0, records: 0, record_bytes: 0, forgotten: Vec::new(), done: Vec::new() }
-    }
-
-    /// Operations in it.
-    pub fn jobs(&self) -> usize {
-        self.done.len()
     }
 
     fn add(&mut self, group: GroupId, op: LogOp, done: Done) {

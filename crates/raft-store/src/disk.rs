@@ -35,6 +35,10 @@ pub const RECOVERED_PART: u32 = 4;
 /// Between two looks at the disk, unless the options say otherwise.
 pub const CHECK_EVERY: Duration = Duration::from_millis(500);
 
+/// A process that looks later than it wanted to, by this part of what hangs, has stood still; but not by less than this.
+pub const STOOD_STILL_PART: u32 = 2;
+pub const STOOD_STILL_MIN: Duration = Duration::from_millis(250);
+
 /// What is expected of the disk.
 #[derive(Clone, Debug)]
 pub struct DiskOptions {
@@ -123,11 +127,17 @@ pub(crate) struct Seen {
 }
 
 /// Decides how the disk is.
+///
+/// A process that has stood still, stopped by somebody or without a turn, has not looked for longer than it wanted to. Its
+/// disk may have answered long ago, and nobody was there to hear it: what it owes then counts from the next look.
 pub(crate) struct Judge {
     reserve_bytes: Option<u64>,
     hang_after: Duration,
+    stood_still_after: Duration,
     full: bool,
     hung: Option<Hung>,
+    looked: Option<Instant>,
+    stood_still_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy)]
@@ -139,12 +149,21 @@ struct Hung {
 
 impl Judge {
     pub fn new(options: &DiskOptions) -> Self {
-        let DiskOptions { reserve_bytes, hang_after, .. } = *options;
-        Self { reserve_bytes, hang_after, full: false, hung: None }
+        let DiskOptions { reserve_bytes, hang_after, check_every, .. } = *options;
+        Self {
+            reserve_bytes,
+            hang_after,
+            stood_still_after: check_every + (hang_after / STOOD_STILL_PART).max(STOOD_STILL_MIN),
+            full: false,
+            hung: None,
+            looked: None,
+            stood_still_until: None,
+        }
     }
 
     pub fn on(&mut self, seen: Seen) -> DiskState {
         let full = self.fills(seen.space);
+        let seen = self.excuse(seen);
         match (self.hangs(&seen), full) {
             // Whoever hangs has more to say about its free space later.
             (Some(since), _) => DiskState::Hung { since },
@@ -159,6 +178,17 @@ impl Judge {
         let hysteresis = if self.full { reserve_bytes / 100 * RESERVE_HYSTERESIS_PERCENT } else { 0 };
         self.full = space.free_bytes < reserve_bytes.saturating_add(hysteresis);
         self.full.then_some(DiskState::Full { free_bytes: space.free_bytes, reserve_bytes })
+    }
+
+    fn excuse(&mut self, seen: Seen) -> Seen {
+        let before = self.looked.replace(seen.now);
+        if before.is_some_and(|before| seen.now.saturating_duration_since(before) >= self.stood_still_after) {
+            self.stood_still_until = Some(seen.now);
+            // Nor has it heard that the disk is well again.
+            self.hung = self.hung.map(|hung| Hung { last: seen.now, ..hung });
+        }
+        let owed_since = |since: Instant| self.stood_still_until.map_or(since, |until| since.max(until));
+        Seen { waiting_since: seen.waiting_since.map(owed_since), ..seen }
     }
 
     fn hangs(&mut self, seen: &Seen) -> Option<Instant> {
@@ -339,6 +369,19 @@ mod tests {
         assert_eq!(w.waits(10 * SECOND, None), DiskState::Hung { since });
         assert_eq!(w.waits(11 * SECOND, Some(SECOND / 10)), DiskState::Good);
         assert_eq!(w.waits(14 * SECOND, Some(SECOND)), DiskState::Good);
+    }
+
+    #[test]
+    fn a_process_that_stood_still_does_not_blame_its_disk() {
+        let mut w = World::new(&DiskOptions::default());
+        assert_eq!(w.waits(SECOND, Some(SECOND / 10)), DiskState::Good);
+        let still = 7 * SECOND;
+        assert_eq!(w.waits(still, Some(still - SECOND)), DiskState::Good, "nobody was there to hear it");
+        assert_eq!(w.waits(still + SECOND, Some(still)), DiskState::Good);
+        let since = w.start + still;
+        assert_eq!(w.waits(still + 2 * SECOND, Some(still + SECOND)), DiskState::Hung { since }, "but it does hang");
+        assert_eq!(w.waits(20 * SECOND, None), DiskState::Hung { since }, "until it has answered for a while");
+        assert_eq!(w.waits(21 * SECOND, None), DiskState::Good);
     }
 
     #[test]

@@ -16,8 +16,13 @@ pub enum StoreError {
     /// Written by a version of Coda whose format this binary does not know.
     #[error("CODA4102 {} has format {found}; this binary understands format {expected}", dir.display())]
     UnknownFormat { dir: PathBuf, found: String, expected: u32 },
-    /// Bytes on disk are not what was written.
-    #[error("CODA4103 corrupt storage in {}: {why}", dir.display())]
+    /// Bytes on disk are not what was written. Other nodes have copies: a copy of the folder from before would have
+    /// forgotten what this node has promised them.
+    #[error(
+        "CODA4103 corrupt storage in {}: {why}. Replace this node by a new one, with `coda-admin node replace`; a node \
+         that is alone needs a copy of the folder",
+        dir.display()
+    )]
     Corrupt { dir: PathBuf, why: String },
     /// A record of the log or of our own bookkeeping cannot be understood. It is never skipped.
     #[error("CODA4104 unreadable record {at}: {why}")]
@@ -34,10 +39,23 @@ pub enum StoreError {
     /// The store is closed, or its committer thread is gone.
     #[error("CODA4108 the store is closed")]
     Closed,
+    /// The storage opens, and is not all that it was: what was acknowledged is missing from it.
+    #[error(
+        "CODA4340 {} has lost what it had confirmed: {why}; a node may neither vote nor lead with it. Replace the node \
+         (`coda-admin node replace`), or restore the folder from a copy if it is alone",
+        dir.display()
+    )]
+    Amnesia { dir: PathBuf, why: String },
+    /// Bytes that were read while the node runs are not what was written.
+    #[error("CODA4341 damaged storage, found while {doing}: {why}; check the disk and replace the node")]
+    Damaged { doing: &'static str, why: String },
     /// Our own mistake, noticed in time: the log would lose what the state has not made durable.
     #[error("CODA4109 refused for group {group}: {why}")]
     PurgeTooFar { group: u32, why: String },
 }
+
+/// What RocksDB begins with where a checksum is wrong.
+const CORRUPTION: &str = "Corruption:";
 
 impl StoreError {
     /// The stable code.
@@ -53,6 +71,8 @@ impl StoreError {
             Self::CorruptSnapshot { .. } => "CODA4107",
             Self::Closed => "CODA4108",
             Self::PurgeTooFar { .. } => "CODA4109",
+            Self::Amnesia { .. } => "CODA4340",
+            Self::Damaged { .. } => "CODA4341",
         }
     }
 
@@ -61,16 +81,20 @@ impl StoreError {
     }
 
     pub(crate) fn refused(doing: &'static str) -> impl FnOnce(Refused) -> Self {
-        move |refused| Self::Io { doing, why: refused.0 }
+        move |Refused(why)| {
+            if why.starts_with(CORRUPTION) { Self::Damaged { doing, why } } else { Self::Io { doing, why } }
+        }
     }
 }
 
 impl From<StoreError> for io::Error {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
-            StoreError::Corrupt { .. } | StoreError::UnreadableRecord { .. } | StoreError::CorruptSnapshot { .. } => {
-                io::ErrorKind::InvalidData
-            }
+            StoreError::Corrupt { .. }
+            | StoreError::UnreadableRecord { .. }
+            | StoreError::CorruptSnapshot { .. }
+            | StoreError::Amnesia { .. }
+            | StoreError::Damaged { .. } => io::ErrorKind::InvalidData,
             StoreError::InUse { .. }
             | StoreError::UnknownFormat { .. }
             | StoreError::WrongNode { .. }

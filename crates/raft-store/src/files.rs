@@ -30,7 +30,6 @@ pub trait FileRead: Read + Send {
 }
 
 /// Files in folders. A name is durable, or gone for good, once its folder is synced. Every call may block.
-#[expect(clippy::missing_errors_doc, reason = "each fails when the operating system does")]
 pub trait Files: Debug + Send + Sync + 'static {
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// A new file, in place of one that is there.

@@ -134,7 +134,7 @@ impl Group {
         let state_machine = StateMachine::open(shared.clone())?;
         let replicates = Arc::new(AtomicBool::new(false));
         let log = GroupLog::open(store.log().clone(), options.group, shared.durable_end.clone(), replicates.clone())?;
-        let network = Network::new(options.group, peers, store.clone());
+        let network = Network::new(options.group, peers, store.clone(), shared.owed.clone());
         let failed =
             |error: &dyn std::fmt::Display| StoreError::Io { doing: "starting a group", why: error.to_string() };
         let raft =
@@ -149,7 +149,7 @@ impl Group {
         let tasks = Tasks::spawn([
             tokio::spawn(follow_leadership(raft.clone(), standing.clone(), leads, replicates)),
             tokio::spawn(follow_disk(raft.clone(), standing.clone(), options.clone(), store.disk())),
-            tokio::spawn(keep_checkpoints(raft.clone(), shared.clone())),
+            tokio::spawn(keep_checkpoints(raft.clone(), shared.clone(), log.clone())),
             tokio::spawn(watch_state_machine(raft.clone(), shared.clone())),
         ]);
         Ok(Self(Arc::new(Inner { raft, store, options, shared, log, standing, leadership, tasks })))

@@ -11,8 +11,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::group::{GroupRaft, Leadership};
+use crate::group_log::GroupLog;
 use crate::hung::Standing;
 use crate::state_machine::Shared;
+use crate::types::LogId;
 
 /// Tasks that live as long as their group.
 pub(crate) struct Tasks(Mutex<Vec<JoinHandle<()>>>);
@@ -94,7 +96,7 @@ pub(crate) async fn watch_state_machine(raft: GroupRaft, shared: Arc<Shared>) {
 
 /// Makes the state durable whenever it is asked to, then lets go of the log before the checkpoint before it: what lies
 /// between is kept for followers that lag.
-pub(crate) async fn keep_checkpoints(raft: GroupRaft, shared: Arc<Shared>) {
+pub(crate) async fn keep_checkpoints(raft: GroupRaft, shared: Arc<Shared>, log: GroupLog) {
     let mut metrics = raft.metrics();
     let mut previous = metrics.borrow_and_update().snapshot;
     // The metrics change with every entry: they are looked at only while there is something to see.
@@ -117,11 +119,18 @@ pub(crate) async fn keep_checkpoints(raft: GroupRaft, shared: Arc<Shared>) {
                 }
                 under_way = false;
                 if let Some(upto) = previous.replace(done.expect("greater than another"))
-                    && raft.trigger().purge_log(upto.index()).await.is_err()
+                    && raft.trigger().purge_log(unless_owed(&raft, &shared, &log, upto.index())).await.is_err()
                 {
                     return;
                 }
             }
         }
     }
+}
+
+/// How far the log may go, so that who is sent a snapshot finds what follows it.
+fn unless_owed(raft: &GroupRaft, shared: &Shared, log: &GroupLog, upto: u64) -> u64 {
+    let replication = raft.metrics().borrow_watched().replication.clone().unwrap_or_default();
+    let matched = |node: u64| replication.get(&node).and_then(|matched| matched.as_ref()).map_or(0, LogId::index);
+    shared.owed.purge_upto(upto, log.kept_bytes(), matched)
 }

@@ -31,11 +31,14 @@ mod group_log;
 mod kept_bytes;
 pub mod log;
 mod log_writer;
+mod owed;
 mod rows;
 mod state_machine;
 mod tail;
 mod types;
 mod view;
+mod wal;
+mod witness;
 
 // What all of it lies on: rows, files, and threads that wait for them.
 mod db;
@@ -61,12 +64,18 @@ mod snapshot;
 mod commits;
 mod network;
 
+// What fuzzers feed.
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
+
 // The tests that need to look inside share their helpers with those that do not.
 #[cfg(test)]
 extern crate self as coda_raft_store;
 #[cfg(test)]
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[cfg(test)]
+mod corruption_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]

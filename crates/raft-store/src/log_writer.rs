@@ -69,9 +69,10 @@ fn run(desk: &Desk) {
         let Ok(job) = desk.queue.recv() else { return };
         let mut committer = desk.committer.lock();
         let found = desk.gather(job);
-        let written = found.batch.jobs();
         stop = found.stop;
-        committer.commit(found.batch);
-        desk.written(written);
+        let unsynced = committer.write(found.batch);
+        let jobs = unsynced.jobs;
+        committer.sync(unsynced);
+        desk.written(jobs);
     }
 }

@@ -22,10 +22,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::commits::WithCommits;
 use crate::image::Image;
+use crate::owed::Owed;
 use crate::peers::{Peer, PeerError, PeerTransport, Rpc};
 use crate::rows::{LogPoint, MembershipRow};
 use crate::store::NodeStore;
-use crate::types::{SnapshotMeta, Types, Vote, log_id, log_point};
+use crate::types::{LogId, SnapshotMeta, Types, Vote, log_id, log_point};
 
 const MESSAGE_VERSION: u8 = 1;
 
@@ -40,6 +41,10 @@ pub(crate) struct SnapshotHead {
 }
 
 impl SnapshotHead {
+    pub fn new(vote: Vote, applied: Option<LogPoint>, membership: MembershipRow) -> Self {
+        Self { vote, applied, membership }
+    }
+
     pub fn into_parts(self) -> Result<(Vote, SnapshotMeta), crate::error::StoreError> {
         let last_membership = self.membership.to_stored()?;
         Ok((self.vote, SnapshotMeta { last_log_id: self.applied.map(log_id), last_membership }))
@@ -66,13 +71,14 @@ pub(crate) struct Network {
     group: GroupId,
     peers: Arc<dyn PeerTransport>,
     store: NodeStore,
+    owed: Arc<Owed>,
     /// Names the files of snapshots being sent.
     snapshots_sent: Arc<AtomicU64>,
 }
 
 impl Network {
-    pub fn new(group: GroupId, peers: Arc<dyn PeerTransport>, store: NodeStore) -> Self {
-        Self { group, peers, store, snapshots_sent: Arc::default() }
+    pub fn new(group: GroupId, peers: Arc<dyn PeerTransport>, store: NodeStore, owed: Arc<Owed>) -> Self {
+        Self { group, peers, store, owed, snapshots_sent: Arc::default() }
     }
 }
 
@@ -156,12 +162,11 @@ impl RaftNetworkV2<Types> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let Network { group, peers, store, snapshots_sent } = &self.network;
-        let head = SnapshotHead {
-            vote,
-            applied: snapshot.meta.last_log_id.as_ref().map(log_point),
-            membership: MembershipRow::stored(&snapshot.meta.last_membership),
-        };
+        let Network { group, peers, store, owed, snapshots_sent } = &self.network;
+        let _sending = owed.owe(self.peer.node.0, snapshot.meta.last_log_id.as_ref().map_or(0, LogId::index));
+        let meta = &snapshot.meta;
+        let membership = MembershipRow::stored(&meta.last_membership);
+        let head = SnapshotHead::new(vote, meta.last_log_id.as_ref().map(log_point), membership);
         let number = snapshots_sent.fetch_add(1, Ordering::Relaxed);
         let place = store.snapshot_file(&format!("sending-{}-{number}", group.0));
         let send = async {

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use coda_engine::kv::Visit;
@@ -17,6 +17,8 @@ use rocksdb::{
 
 use crate::error::StoreError;
 use crate::storage::{Batch, Durability, Family, Refused, Rows, Storage};
+use crate::wal::{self, Damage};
+use crate::witness::Witness;
 
 const LOG: &str = "log";
 const STATE: &str = "state";
@@ -36,6 +38,10 @@ const BLOB_BYTES_MIN: u64 = 1_024;
 /// An open RocksDB, and the options of everything that is done often: each would be an allocation.
 pub(crate) struct Rocks {
     db: DB,
+    /// The node's folder.
+    dir: PathBuf,
+    /// What was there at the start.
+    opened: Witness,
     reads: ReadOptions,
     logged: WriteOptions,
     synced: WriteOptions,
@@ -52,7 +58,8 @@ impl Rocks {
         options.set_max_background_jobs(2);
         options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
         options.set_max_total_wal_size(WAL_BYTES_MAX);
-        // A torn tail of the WAL is what a crash leaves. Whole WAL files that go missing are noticed.
+        // A torn tail of the WAL is what a crash leaves, and all that it may be: see `wal`. Whole WAL files that go missing
+        // are noticed.
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         options.set_track_and_verify_wals_in_manifest(true);
         options.set_max_open_files(512);
@@ -61,6 +68,8 @@ impl Rocks {
         options.set_max_log_file_size(4 * MIB);
         options.set_log_level(LogLevel::Warn);
 
+        let witness = Witness::read(dir)?;
+        check_log(dir, &path, witness)?;
         check_families(&options, dir, &path)?;
         let cache = block_cache();
         let families = [
@@ -69,14 +78,32 @@ impl Rocks {
             ColumnFamilyDescriptor::new(STATE, state_options(&cache)),
             ColumnFamilyDescriptor::new(META, meta_options(&cache)),
         ];
+        // Those that are replayed now; RocksDB has made what was in them durable when it has opened.
+        let judged = wal::newest(&path).map_err(StoreError::io("opening"))?;
         let db = DB::open_cf_descriptors(&options, &path, families).map_err(|error| open_error(dir, error))?;
+        let live = wal::newest(&path).map_err(StoreError::io("opening"))?;
+        let opened = Witness { sequence: db.latest_sequence_number(), judged, live };
+        if let Some(before) = witness.filter(|before| opened.sequence < before.sequence) {
+            let why = format!("it had come to write {}, and ends at {}", before.sequence, opened.sequence);
+            return Err(StoreError::Amnesia { dir: dir.to_owned(), why });
+        }
+        // What is written down to be there must be.
+        fs::File::open(&path).and_then(|folder| folder.sync_all()).map_err(StoreError::io("opening"))?;
+        opened.write(dir)?;
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
         // The overlay's writes come in key order: each insert starts where the one before it ended.
         unlogged.set_memtable_insert_hint_per_batch(true);
-        Ok(Self { db, reads: ReadOptions::default(), logged: WriteOptions::default(), synced, unlogged })
+        let dir = dir.to_owned();
+        Ok(Self { db, dir, opened, reads: ReadOptions::default(), logged: WriteOptions::default(), synced, unlogged })
+    }
+
+    /// Makes all that was written durable, and writes down how far it has come.
+    fn seal(&self) -> Result<(), StoreError> {
+        self.flush().and_then(|()| self.sync()).map_err(StoreError::refused("closing"))?;
+        Witness { sequence: self.db.latest_sequence_number(), ..self.opened }.write(&self.dir)
     }
 
     fn families(&self) -> Families<'_> {
@@ -136,6 +163,10 @@ impl Storage for Rocks {
     }
 
     fn quiesce(&self) {
+        // Without it, less is known to be there at the next start, and nothing else.
+        if let Err(error) = self.seal() {
+            tracing::warn!(code = error.code(), %error, "how far the storage has come is not written down");
+        }
         self.db.cancel_all_background_work(true);
     }
 
@@ -233,6 +264,24 @@ impl Batch for RocksBatch<'_> {
         };
         db.write_opt(self.writes, options).map_err(refused)
     }
+}
+
+/// What RocksDB would pass over: a log that is damaged, and files that are gone, in whose place it would begin anew.
+fn check_log(dir: &Path, path: &Path, witness: Option<Witness>) -> Result<(), StoreError> {
+    let amnesia = |why: String| StoreError::Amnesia { dir: dir.to_owned(), why };
+    if witness.is_some() && !fs::exists(path.join("CURRENT")).map_err(StoreError::io("opening"))? {
+        return Err(amnesia(format!("{} is missing", path.join("CURRENT").display())));
+    }
+    let Witness { judged, live, .. } = witness.unwrap_or_default();
+    let newest = wal::newest(path).map_err(StoreError::io("opening"))?;
+    if newest < live {
+        return Err(amnesia(format!("{} is missing", path.join(format!("{live:06}.log")).display())));
+    }
+    let checked = wal::check(path, judged).map_err(StoreError::io("opening"))?;
+    checked.map_err(|Damage { file, at }| {
+        let file = file.display();
+        amnesia(format!("{file} is damaged at byte {at}, before what was written to it last"))
+    })
 }
 
 fn check_families(options: &Options, dir: &Path, path: &Path) -> Result<(), StoreError> {

@@ -66,7 +66,8 @@ pub(crate) fn digest(view: &dyn Read, group: GroupId) -> u64 {
     digest.finish()
 }
 
-/// Writes a group's state to a file and syncs it.
+/// Writes a group's state to a file. It is on its way to a peer and promised to nobody, so it is not synced: all of it at
+/// once would hold up every sync of the log.
 pub(crate) fn write(
     view: &StateView<'_>,
     group: GroupId,
@@ -87,6 +88,21 @@ pub(crate) fn write(
     });
     result.and_then(|()| out.finish()).map_err(StoreError::io(DOING))?;
     Ok(header)
+}
+
+/// Writes these rows, whatever they are, in whole blocks of so many.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn write_rows(header: &Header, rows: &[(Vec<u8>, Vec<u8>)], per_block: usize, file: &Path) {
+    let target: Box<dyn FileWrite> = Box::new(std::fs::File::create(file).expect("a file"));
+    let mut out = Writer { out: BufWriter::new(target), block: Vec::new(), stats: Stats::default() };
+    out.header(header).expect("a header");
+    for part in rows.chunks(per_block) {
+        part.iter().try_for_each(|(key, value)| out.row(key, value)).expect("rows");
+        if !out.block.is_empty() {
+            out.close_block().expect("a block");
+        }
+    }
+    out.finish().expect("a footer");
 }
 
 #[derive(Default)]
@@ -153,13 +169,15 @@ impl Writer {
         let footer = self.stats.footer();
         self.out.write_all(&footer)?;
         self.out.write_all(&crc32fast::hash(&footer).to_le_bytes())?;
-        self.out.into_inner()?.sync()
+        self.out.into_inner()?.flush()
     }
 }
 
 /// Reads a snapshot, checking everything on the way: the footer is reached only if every block was right.
 pub(crate) struct Reader<'a> {
     file: &'a Path,
+    /// No length in it can be right that is larger.
+    file_bytes: u64,
     input: BufReader<Box<dyn FileRead>>,
     pub header: Header,
     stats: Stats,
@@ -173,6 +191,7 @@ impl<'a> Reader<'a> {
     /// `CODA4107` naming what is wrong, `CODA4106` when it cannot be read.
     pub fn open(files: &dyn Files, file: &'a Path) -> Result<Self, StoreError> {
         let input = files.open(file).map_err(StoreError::io("opening a snapshot"))?;
+        let file_bytes = input.size().map_err(StoreError::io("opening a snapshot"))?;
         let mut input = BufReader::with_capacity(BLOCK_BYTES, input);
         let corrupt = |why: &str| corrupt(file, "header", why);
         let mut bytes = vec![0; 16];
@@ -185,7 +204,7 @@ impl<'a> Reader<'a> {
             return Err(corrupt(&format!("unknown version {version}; this binary understands {VERSION}")));
         }
         let length = u32_at(&bytes, 12) as usize;
-        if length > HEADER_BYTES_MAX {
+        if length > HEADER_BYTES_MAX || length as u64 > file_bytes {
             return Err(corrupt("impossible length"));
         }
         bytes.resize(16 + length + 4, 0);
@@ -194,7 +213,7 @@ impl<'a> Reader<'a> {
             return Err(corrupt("wrong checksum"));
         }
         let header = codec::decode("snapshot header", &bytes[16..16 + length]).map_err(|error| corrupt(&error.why))?;
-        Ok(Self { file, input, header, stats: Stats::default(), last_key: Vec::new() })
+        Ok(Self { file, file_bytes, input, header, stats: Stats::default(), last_key: Vec::new() })
     }
 
     /// Calls `row` with every row; checks the footer at the end.
@@ -220,7 +239,7 @@ impl<'a> Reader<'a> {
         if length == 0 {
             return self.check_footer().map(|()| false);
         }
-        if length > BLOCK_BYTES_MAX {
+        if length > BLOCK_BYTES_MAX || length as u64 > self.file_bytes {
             return Err(corrupt(self.file, &at, "impossible length"));
         }
         self.input.read_exact(&mut head).map_err(|_| corrupt(self.file, &at, "the file is cut short"))?;

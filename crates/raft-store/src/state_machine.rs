@@ -19,6 +19,7 @@ use crate::db::{Db, write_state};
 use crate::error::{StoreError, stop_process};
 use crate::image::Image;
 use crate::install::install;
+use crate::owed::Owed;
 use crate::planted::{self, Planted};
 use crate::rows::{LogPoint, MembershipRow};
 use crate::snapshot::Reader;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub bytes_since_checkpoint: AtomicU64,
     pub checkpoint_bytes: u64,
     pub checkpoint_due: Notify,
+    /// What of the log is not let go of at a checkpoint.
+    pub owed: Arc<Owed>,
     /// Since the state was last made durable.
     pub checkpointed: Stopwatch,
     /// Closed when openraft has let go of the state machine.
@@ -62,6 +65,7 @@ impl Shared {
             bytes_since_checkpoint: AtomicU64::new(0),
             checkpoint_bytes,
             checkpoint_due: Notify::new(),
+            owed: Arc::default(),
             checkpointed: Stopwatch::default(),
             alive: watch::Sender::new(()),
         }
@@ -110,6 +114,10 @@ impl StateMachine {
         for (entry, responder) in chunk {
             bytes += entry_bytes(&entry) as u64;
             let applied = apply_one(&mut overlay, *group, &entry);
+            #[cfg(feature = "sim")]
+            if let Some(life) = db.workshop().life() {
+                life.applies(*group, &entry);
+            }
             if let EntryPayload::Membership(membership) = &entry.payload {
                 self.membership = MembershipRow::of(Some(log_point(&entry.log_id)), membership);
                 let (key, row) = membership_row(*group, &self.membership);

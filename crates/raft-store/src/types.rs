@@ -90,11 +90,9 @@ impl<'de> Deserialize<'de> for Proposal {
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Proposal, E> {
                 Proposal::decode(Bytes::copy_from_slice(bytes)).map_err(E::custom)
             }
-            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Proposal, E> {
-                Proposal::decode(bytes.into()).map_err(E::custom)
-            }
         }
-        deserializer.deserialize_byte_buf(BytesVisitor)
+        // Copied once they are known to be there, see `codec::bytes`.
+        deserializer.deserialize_bytes(BytesVisitor)
     }
 }
 

@@ -76,7 +76,7 @@ fn group_end(group: GroupId) -> Vec<u8> {
 impl Read for StateView<'_> {
     fn get(&self, key: &[u8]) -> Option<Bytes> {
         let row = self.0.get(Family::State, key);
-        row.unwrap_or_else(|error| panic!("CODA4106 storage failure while reading state: {error}"))
+        row.unwrap_or_else(|error| panic!("{}", StoreError::refused("reading state")(error)))
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: Visit<'_>) {
@@ -84,6 +84,6 @@ impl Read for StateView<'_> {
             return;
         }
         let scanned = self.0.scan(Family::State, from, to, visit);
-        scanned.unwrap_or_else(|error| panic!("CODA4106 storage failure while scanning state: {error}"));
+        scanned.unwrap_or_else(|error| panic!("{}", StoreError::refused("scanning state")(error)));
     }
 }

@@ -31,7 +31,7 @@ pub struct Counted {
     pub index: u64,
 }
 
-/// Checks one queue in one group. Of what nobody knows, each may have been accepted at any time after it was asked for.
+/// Checks one queue in one group, of which [`follow_real_time`](crate::register::follow_real_time) finds nothing. Of what nobody knows, each may have been accepted at any time after it was asked for.
 #[must_use]
 pub fn check(name: &str, added: &[Added], counted: &[Counted]) -> Vec<Violation> {
     let mut broken = Vec::new();
@@ -111,7 +111,7 @@ mod tests {
         ];
         assert_eq!(check("q", &two, &good), []);
         for wrong in [counted(0, 1, 9, 3), counted(1, 1, 9, 7), counted(2, 1, 9, 6), counted(3, 20, 21, 30)] {
-            assert!(!check("q", &two, &[wrong.clone()]).is_empty(), "{wrong:?}");
+            assert!(!check("q", &two, std::slice::from_ref(&wrong)).is_empty(), "{wrong:?}");
         }
         assert!(!check("q", &two, &[counted(0, 6, 8, 2)]).is_empty(), "older than what was acknowledged");
     }
@@ -128,7 +128,7 @@ mod tests {
         );
         let known = Added { asked: 0, answered: 9, end: End::Ok, index: Some(8), exact: false };
         assert_eq!(
-            check("q", &[known.clone()], &[counted(0, 1, 2, 4), counted(1, 3, 4, 6)]),
+            check("q", std::slice::from_ref(&known), &[counted(0, 1, 2, 4), counted(1, 3, 4, 6)]),
             [],
             "accepted at 5 or 6, told at 8"
         );

@@ -36,10 +36,13 @@ pub struct Summary {
     pub maybe_there: u64,
 }
 
+/// Whoever added an element, and whoever looked for it.
+type Element<'a, K> = (Vec<&'a Add<K>>, Vec<&'a Look<K>>);
+
 /// Checks all elements.
 #[must_use]
 pub fn check<K: Ord + Debug>(adds: &[Add<K>], looks: &[Look<K>]) -> (Summary, Vec<Violation>) {
-    let mut by_key: BTreeMap<&K, (Vec<&Add<K>>, Vec<&Look<K>>)> = BTreeMap::new();
+    let mut by_key: BTreeMap<&K, Element<'_, K>> = BTreeMap::new();
     adds.iter().for_each(|add| by_key.entry(&add.key).or_default().0.push(add));
     looks.iter().for_each(|look| by_key.entry(&look.key).or_default().1.push(look));
     let (mut summary, mut broken) = (Summary::default(), Vec::new());

@@ -1,8 +1,10 @@
 //! Checkers against each other, and against trying everything, on small histories good and bad.
 
+use coda_checkers::counts::{Added, Counted};
 use coda_checkers::history::End;
+use coda_checkers::lifecycle::{Look, Step};
 use coda_checkers::wgl::{Register, Verdict};
-use coda_checkers::{NEVER, register, wgl, zones};
+use coda_checkers::{NEVER, counts, lifecycle, register, wgl, zones};
 use proptest::prelude::*;
 
 const STEPS_MAX: u64 = 1_000_000;
@@ -133,14 +135,141 @@ fn any_order(history: &Positioned, log: &mut Vec<(u64, &register::Write)>, i: us
     })
 }
 
+fn is_consistent(commands: &[(u64, u64, Option<u64>)], questions: &[(u64, u64, u64)]) -> bool {
+    let commands = commands.iter().filter_map(|(asked, answered, index)| {
+        Some(register::Answered { asked: *asked, answered: *answered, index: (*index)?, is_command: true })
+    });
+    let questions = questions.iter().map(|&(asked, answered, index)| register::Answered {
+        asked,
+        answered,
+        index,
+        is_command: false,
+    });
+    register::follow_real_time(&commands.chain(questions).collect::<Vec<_>>()).is_empty()
+}
+
+fn counted() -> impl Strategy<Value = (Vec<Added>, Vec<Counted>)> {
+    let added = (0_u8..5, 1_u64..6, 0_u64..6, 0_u64..4);
+    let counted = (0_u64..4, 1_u64..6, 0_u64..6, 0_u64..4);
+    (prop::collection::vec(added, 0..4), prop::collection::vec(counted, 0..4)).prop_map(|(added, counted)| {
+        let add = |(kind, index, asked, took): (u8, u64, u64, u64)| {
+            let end = [End::Maybe, End::Fail, End::Ok, End::Ok, End::Ok][usize::from(kind)];
+            let index = (end == End::Ok).then_some(index);
+            let answered = if end == End::Maybe { NEVER } else { asked + took };
+            Added { asked, answered, end, index, exact: kind > 2 }
+        };
+        let count = |(count, index, asked, took)| Counted { count, asked, answered: asked + took, index };
+        (added.into_iter().map(add).collect(), counted.into_iter().map(count).collect())
+    })
+}
+
+/// Puts each of which the index is not known at any index that it may have, or nowhere.
+fn counts_of_some_log(added: &[Added], counted: &[Counted], log: &mut Vec<Option<u64>>) -> bool {
+    let Some(next) = added.get(log.len()) else {
+        return counted.iter().all(|look| {
+            let there = |(one, index): &(&Added, &Option<u64>)| {
+                index.is_some_and(|index| index <= look.index) && one.asked <= look.answered
+            };
+            let late = |(one, index): (&Added, &Option<u64>)| {
+                let known = one.end == End::Ok && one.answered < look.asked;
+                let early = index.is_some_and(|index| index <= look.index) && one.asked > look.answered;
+                known && index.is_none_or(|index| index > look.index) || early
+            };
+            let all = || added.iter().zip(&*log);
+            !all().any(late) && all().filter(there).count() as u64 == look.count
+        });
+    };
+    let places: Vec<Option<u64>> = match (next.end, next.index) {
+        (End::Fail, _) => vec![None],
+        (End::Ok, Some(index)) if next.exact => vec![Some(index)],
+        (End::Ok, index) => (0..=index.unwrap_or(7)).map(Some).collect(),
+        (End::Maybe, _) => (0..=7).map(Some).chain([None]).collect(),
+    };
+    places.into_iter().any(|place| {
+        log.push(place);
+        let found = counts_of_some_log(added, counted, log);
+        log.pop();
+        found
+    })
+}
+
+fn lives() -> impl Strategy<Value = (Vec<Step>, Vec<Look>)> {
+    let step = (0_u8..4, 1_u64..6, 0_u64..6, 0_u64..4);
+    let look = (0_u8..3, 1_u64..6, 0_u64..6, 0_u64..4);
+    (prop::collection::vec(step, 2..3), prop::collection::vec(look, 0..4)).prop_map(|(steps, looks)| {
+        let step = |(i, (kind, index, asked, took)): (usize, (u8, u64, u64, u64))| {
+            let end = [End::Maybe, End::Fail, End::Ok, End::Ok][usize::from(kind)];
+            let answered = if end == End::Maybe { NEVER } else { asked + took };
+            Step { state: i as u8 + 1, asked, answered, end, index: (kind == 3).then_some(index) }
+        };
+        let look = |(state, index, asked, took)| Look { state, asked, answered: asked + took, index };
+        (steps.into_iter().enumerate().map(step).collect(), looks.into_iter().map(look).collect())
+    })
+}
+
+/// Two steps, each at any index that it may have, or nowhere, and at some time while it was under way.
+fn lived_by_some_log(steps: &[Step], looks: &[Look]) -> bool {
+    let places = |step: &Step| -> Vec<Option<u64>> {
+        match (step.end, step.index) {
+            (End::Fail, _) => vec![None],
+            (End::Ok, Some(index)) => vec![Some(index)],
+            (End::Ok, None) => (0..=7).map(Some).collect(),
+            (End::Maybe, _) => (0..=7).map(Some).chain([None]).collect(),
+        }
+    };
+    let state = |at: [Option<u64>; 2], index: u64| {
+        at.iter().filter(|place| place.is_some_and(|place| place <= index)).count() as u8
+    };
+    let fits = |at: [Option<u64>; 2]| {
+        let forward = at[1].is_none_or(|second| at[0].is_some_and(|first| first <= second));
+        forward
+            && looks.iter().all(|look| {
+                let reached = state(at, look.index);
+                let known = steps.iter().all(|step| {
+                    let acknowledged = step.end == End::Ok && step.answered < look.asked;
+                    let possible = step.asked <= look.answered;
+                    (!acknowledged || reached >= step.state) && (possible || reached < step.state)
+                });
+                known && reached == look.state
+            })
+            && looks.iter().all(|one| looks.iter().all(|later| one.answered >= later.asked || one.state <= later.state))
+    };
+    places(&steps[0]).into_iter().any(|first| places(&steps[1]).into_iter().any(|second| fits([first, second])))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    // Histories that are no histories of anything are left out.
+    #![proptest_config(ProptestConfig {
+        cases: 4_000, max_global_rejects: 100_000, failure_persistence: None, ..ProptestConfig::default()
+    })]
 
     #[test]
     fn zones_and_search_agree_with_trying_everything(ops in blind()) {
         let expected = explains(&ops, 0, 0);
         prop_assert_eq!(zones::check(0, &ops).is_none(), expected, "zones");
         prop_assert_eq!(searched(&ops) == Verdict::Linearizable, expected, "search");
+    }
+
+    #[test]
+    fn counts_agree_with_trying_every_log((added, counted) in counted()) {
+        let commands: Vec<_> = added.iter().map(|one| (one.asked, one.answered, one.index)).collect();
+        let questions: Vec<_> = counted.iter().map(|look| (look.asked, look.answered, look.index)).collect();
+        prop_assume!(is_consistent(&commands, &questions));
+        // An entry is not in the log before it was asked for.
+        prop_assume!(added.iter().all(|one| counted.iter().all(|look| {
+            !(one.exact && one.end == End::Ok) || one.index.is_none_or(|index| index > look.index) || one.asked <= look.answered
+        })));
+        let broken = counts::check("q", &added, &counted);
+        prop_assert_eq!(broken.is_empty(), counts_of_some_log(&added, &counted, &mut Vec::new()), "{:?}", broken);
+    }
+
+    #[test]
+    fn lifecycles_agree_with_trying_every_log((steps, looks) in lives()) {
+        let impossible = steps[1].end == End::Ok && steps[0].end == End::Fail
+            || steps.iter().all(|step| step.index.is_some()) && steps[0].index > steps[1].index;
+        prop_assume!(!impossible);
+        let broken = lifecycle::check(&"k", &steps, &looks);
+        prop_assert_eq!(broken.is_empty(), lived_by_some_log(&steps, &looks), "{:?}", broken);
     }
 
     #[test]

@@ -36,8 +36,6 @@ impl Nemesis for All {
         let wanted = stage.chance.random_range(AT_ONCE);
         let mut whole = Plan::default();
         for kind in possible {
-            // One of a family: two partitions would heal each other.
-            let family = |name: &str| name.split('-').next().map(str::to_owned);
             if self.faults.len() >= wanted || self.faults.iter().any(|(name, _)| family(name) == family(kind.name)) {
                 continue;
             }
@@ -87,5 +85,21 @@ impl Nemesis for All {
             }
             Ok(())
         })
+    }
+}
+
+/// Only one of a family: two partitions would heal each other.
+fn family(name: &str) -> &str {
+    name.split('-').next().unwrap_or(name).trim_end_matches('s')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_the_family() {
+        assert_eq!([family("packets"), family("packet-loss"), family("kill")], ["packet", "packet", "kill"]);
+        assert_ne!(family("power-one"), family("partition-ring"));
     }
 }

@@ -176,7 +176,7 @@ impl Nemesis for DiskFault {
                 }
                 Harm::Dead => {
                     stage.cluster.kill(self.node).await?;
-                    stage.cluster.disk(self.node)?.restore()?;
+                    stage.cluster.disk(self.node)?.restore().await?;
                     stage.cluster.start(self.node).await?;
                 }
             }

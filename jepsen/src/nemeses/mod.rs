@@ -2,8 +2,10 @@
 //! it, shows that it did something, and ends it.
 
 mod all;
+mod clock;
 mod disk;
 mod grow;
+mod handover;
 mod kill;
 mod lag;
 mod packets;
@@ -11,6 +13,7 @@ mod partition;
 mod pause;
 mod power;
 mod rolling;
+mod rot;
 mod transfer;
 
 use std::time::Duration;
@@ -79,7 +82,10 @@ pub fn kinds() -> impl Iterator<Item = &'static Kind> {
         partition::KINDS,
         packets::KINDS,
         power::KINDS,
+        handover::KINDS,
         disk::KINDS,
+        rot::KINDS,
+        clock::KINDS,
         grow::KINDS,
         lag::KINDS,
         all::KINDS,

@@ -93,7 +93,7 @@ impl Nemesis for Power {
                 stage.cluster.kill(*node).await?;
             }
             for node in &self.nodes {
-                if !stage.cluster.disk(*node)?.restore()? {
+                if !stage.cluster.disk(*node)?.restore().await? {
                     self.lit.push(*node);
                 }
             }

@@ -187,7 +187,7 @@ impl Carrier {
         let mut polled: Vec<PollFd<'_>> =
             self.ports.iter().map(|(_, tap)| PollFd::new(tap.as_ref(), PollFlags::IN)).collect();
         if polled.is_empty() {
-            thread::sleep(LOOK_AGAIN);
+            thread::park_timeout(LOOK_AGAIN);
         } else if let Err(error) = poll(&mut polled, Some(&wait)) {
             warn!(%error, "the hub cannot wait");
         }

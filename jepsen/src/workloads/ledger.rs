@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use coda_checkers::properties::{
+    ACCEPTED_WORK_ENDS, ACKNOWLEDGED_IS_KEPT, NOTHING_IS_INVENTED, ONE_END_PER_WORK, TROUBLE_IS_NOT_TOLD,
+};
 use coda_client::{BoxError, Client, ClientError, ConnectOptions, StartOptions, Worker, WorkflowContext};
 use coda_protocol::ids::{Millis, RunId, SessionId};
 use coda_protocol::policy::RetryPolicy;
@@ -19,7 +22,6 @@ use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
@@ -33,6 +35,7 @@ use crate::ledger::{Ledger, Made};
 use crate::moment::{Moment, ms};
 use crate::operations::{Ending, Operations};
 use crate::process::Process;
+use crate::world;
 
 pub const KIND: Kind = Kind {
     name: "ledger",
@@ -208,7 +211,11 @@ impl Load {
                 None => "is not answered",
             };
             let waited = Moment::now().since(run.asked);
-            self.findings.violation(format!("run {number} ({}) {what} after {} ms", run.id, ms(waited)));
+            self.findings.violation(format!(
+                "{ACCEPTED_WORK_ENDS}: run {number} ({}) {what} after {} ms",
+                run.id,
+                ms(waited)
+            ));
         }
         Ok(())
     }
@@ -226,12 +233,13 @@ impl Load {
                     match timeout(READ_AGAIN_PATIENCE, handle.result_json::<Seen>()).await {
                         Ok(Ok(seen)) if seen == *before => {}
                         Ok(Ok(seen)) => self.findings.violation(format!(
-                            "run {number} ({id}): another reader sees {seen:?}, the first saw {before:?}"
+                            "{ONE_END_PER_WORK}: run {number} ({id}): another reader sees {seen:?}, the first saw {before:?}"
                         )),
                         Ok(Err(error)) => {
-                            self.findings.violation(format!("run {number} ({id}) cannot be read again: {error}"));
+                            let what = format!("run {number} ({id}) cannot be read again: {error}");
+                            self.findings.violation(format!("{ACKNOWLEDGED_IS_KEPT}: {what}"));
                         }
-                        Err(_) => self.findings.violation(format!("run {number} ({id}) is not answered again")),
+                        Err(_) => self.findings.violation(format!("{ACKNOWLEDGED_IS_KEPT}: run {number} ({id}) is not answered again")),
                     }
                 }
             });
@@ -247,19 +255,26 @@ impl Load {
             drop(stop);
             match timeout(WORKER_STOPS_WITHIN, task).await {
                 Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => self.findings.violation(format!("the worker has failed: {error}")),
-                Ok(Err(panic)) => self.findings.violation(format!("the worker has panicked: {panic}")),
-                Err(_) => self.findings.violation("the worker does not stop"),
+                Ok(Ok(Err(error))) => {
+                    self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: the worker has failed: {error}"))
+                }
+                Ok(Err(panic)) => {
+                    self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: the worker has panicked: {panic}"))
+                }
+                Err(_) => self.findings.violation(format!("{ACCEPTED_WORK_ENDS}: the worker does not stop")),
             }
         }
         if let Some(mut python) = self.python.take() {
             if python.is_over() {
-                self.findings.violation("the worker in Python has ended by itself: see python.err");
+                self.findings.violation(format!(
+                    "{TROUBLE_IS_NOT_TOLD}: the worker in Python has ended by itself: see python.err"
+                ));
             } else {
                 python.signal(Signal::TERM)?;
                 let status = python.ended(WORKER_STOPS_WITHIN).await?;
                 if !status.success() {
-                    self.findings.violation(format!("the worker in Python did not stop cleanly: {status}"));
+                    let what = format!("the worker in Python did not stop cleanly: {status}");
+                    self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: {what}"));
                 }
             }
         }
@@ -292,7 +307,10 @@ impl Load {
                         // The end of the run is one more reader of each step.
                         self.ledger.read(*number, &step, made.clone());
                     }
-                    other => self.findings.violation(format!("run {number} ({}), {step}: {other:?}", run.id)),
+                    other => {
+                        let what = format!("run {number} ({}), {step}: {other:?}", run.id);
+                        self.findings.violation(format!("{NOTHING_IS_INVENTED}: {what}"));
+                    }
                 }
             }
         }
@@ -311,8 +329,8 @@ impl Load {
             report.executions_repeated += page.begun.len().saturating_sub(1) as u64;
             report.executions_python += page.begun.iter().filter(|(_, by)| by.starts_with("python")).count() as u64;
             report.steps_recorded += u64::from(!page.read.is_empty());
-            for problem in page.problems() {
-                self.findings.violation(format!("run {}, {}: {problem}", id.run, id.step));
+            for problem in page.problems(&id) {
+                self.findings.violation(problem.to_string());
             }
         }
         report
@@ -350,7 +368,9 @@ impl Starter {
             runs.lock().insert(number, Run { id, asked: Moment::now(), acknowledged: None, ended: None });
             running.spawn(async move {
                 if let Err(error) = one(&client, number, id, &runs, &operations).await {
-                    findings.violation(format!("run {number} ({id}): its client was told {error}"));
+                    findings.violation(format!(
+                        "{TROUBLE_IS_NOT_TOLD}: the client of run {number} ({id}) was told {error}"
+                    ));
                 }
                 drop(room);
             });
@@ -439,7 +459,7 @@ async fn inline(cx: &WorkflowContext, run: u64, step: &str, ledger: Ledger) -> R
 async fn python_worker(python: &Path, cluster: &Cluster, out: &Path, notes: &Path) -> anyhow::Result<Process> {
     let module = out.join("ledger_worker.py");
     fs::write(&module, PYTHON_PROGRAM)?;
-    let mut command = Command::new(python.with_file_name("coda-worker"));
+    let mut command = world::command(python.with_file_name("coda-worker"));
     command.args(["ledger_worker", "-n", "1"]).current_dir(out).env("JEPSEN_NOTES", notes);
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONPATH", out).envs(cluster.environment()?);
     let mut process = Process::spawn("python", command, out)?;

@@ -1,6 +1,12 @@
 //! What clients and workers do while things go wrong. One file each, and one line in [`kinds`].
 
+pub mod leases;
 pub mod ledger;
+pub mod memo;
+pub mod order;
+pub mod reads;
+pub mod retries;
+pub mod tasks;
 
 use std::time::Duration;
 
@@ -46,7 +52,7 @@ pub trait Workload {
 }
 
 pub fn kinds() -> impl Iterator<Item = &'static Kind> {
-    [&ledger::KIND].into_iter()
+    [&ledger::KIND, &memo::KIND, &tasks::KIND, &leases::KIND, &retries::KIND, &order::KIND, &reads::KIND].into_iter()
 }
 
 pub fn names() -> Vec<&'static str> {

@@ -1,4 +1,4 @@
-//! A clock that tests set forward, or break.
+//! A clock that tests set forward, set right again, or break.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +22,11 @@ impl TestClock {
 
     pub fn advance_ms(&self, ms: u64) {
         self.ahead_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// What was ahead is set right.
+    pub fn set_right(&self) {
+        self.ahead_ms.store(0, Ordering::SeqCst);
     }
 
     /// The next to ask panics.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use coda_broker::clock::{Clock, SystemClock};
 use coda_broker::identity::{Authority, IdentityFiles, Lifetime};
-use coda_broker::node::{Certificates, DiskOptions, DiskProbe, Node, NodeConfig, Peering, Space};
+use coda_broker::node::{Certificates, DiskOptions, DiskProbe, Node, NodeConfig, Peering, Space, StartError};
 use coda_client::{Client, ConnectOptions, Worker, WorkerBuilder};
 use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::NodeId;
@@ -103,9 +103,21 @@ impl TestCluster {
 
     /// Starts a node that was there before.
     pub async fn go(&mut self, node: u64) {
+        self.try_go(node).await.unwrap_or_else(|error| panic!("{}: {error}", error.code()));
+    }
+
+    /// # Errors
+    /// Why it does not start.
+    pub async fn try_go(&mut self, node: u64) -> Result<(), StartError> {
         let member = self.nodes.get_mut(&node).expect("a known node");
-        let started = soon("the node starts", Node::start(member.config.clone())).await;
-        member.node = Some(started.unwrap_or_else(|error| panic!("{}: {error}", error.code())));
+        member.node = Some(soon("the node starts", Node::start(member.config.clone())).await?);
+        Ok(())
+    }
+
+    /// What a node keeps.
+    #[must_use]
+    pub fn data_dir(&self, node: u64) -> &Path {
+        &self.nodes[&node].config.data_dir
     }
 
     /// From now on each sync of a node's log takes so much longer; one that is under way too.

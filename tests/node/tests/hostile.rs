@@ -204,7 +204,12 @@ async fn payload_streams_are_held_to_the_same_rules() {
         (bytes_of(&request(1))[..20].to_vec(), 1002, "too short"),
         (two, 1007, "behind the one frame"),
         (frame(9, &[]), 1003, "unknown frame kind"),
-        (vec![0; FRAME_BYTES_MAX + 5], 1001, "larger than"),
+        (vec![0; FRAME_BYTES_MAX + 5], 1007, "behind the one frame"),
+        (
+            [&(FRAME_BYTES_MAX as u32).to_be_bytes()[..], &vec![0; FRAME_BYTES_MAX + 1]].concat(),
+            1007,
+            "behind the one frame",
+        ),
     ];
     for (bytes, code, reason) in cases {
         let raw = node.raw().await.greet().await;

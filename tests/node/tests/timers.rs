@@ -114,3 +114,21 @@ async fn many_that_are_due_at_once_all_run_once_and_none_before() {
     worker.stop().await;
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_was_ahead_delays_nothing_once_it_is_set_right() {
+    let mut node = TestNode::start().await;
+    let client = node.client().await;
+    let worker = run(node.worker().task("due", |n: u64| async move { Ok::<_, BoxError>(n) }));
+    let delayed = || SubmitOptions::new("due").args_json(&1_u64).unwrap().delay(Duration::from_millis(50));
+    node.clock.advance_ms(3_600_000);
+    soon("the group knows that time", client.submit(delayed()).await.unwrap().result()).await.unwrap();
+    node.clock.set_right();
+    let asked = Instant::now();
+    soon("its time goes on", client.submit(delayed()).await.unwrap().result()).await.unwrap();
+    assert!(asked.elapsed() >= Duration::from_millis(50), "{:?}", asked.elapsed());
+    node.restart().await;
+    soon("also of the next leader", client.submit(delayed()).await.unwrap().result()).await.unwrap();
+    worker.stop().await;
+    node.stop().await;
+}

@@ -28,6 +28,12 @@ impl Admission for Door {
         if expected != peer.storage {
             return Err(Refused::OtherStorage { node: peer.node, expected, found: peer.storage });
         }
+        // An older copy of the same folder. Its entries and votes of later days are gone: it could undo what a majority has
+        // confirmed with it, and a leader would count on what it has no more.
+        let (incarnation, known) = (peer.incarnation, member.registration.incarnation);
+        if incarnation < known {
+            return Err(Refused::OldStorage { node: peer.node, incarnation, known });
+        }
         Ok(())
     }
 }

@@ -29,6 +29,8 @@ mod view;
 pub use admission::Door;
 pub use answer::Answers;
 pub use ask::Asking;
+#[cfg(feature = "testing")]
+pub use ask::{Answered, Ask};
 pub use formation::{follow, init, register};
 pub use hand_over::hand_over;
 pub use hosting::{Hosting, HostingOptions};

@@ -51,6 +51,11 @@ pub enum Refused {
          remove it from the cluster and add it again under a new id"
     )]
     OtherStorage { node: NodeId, expected: StorageId, found: StorageId },
+    #[error(
+        "node {node} comes for the {incarnation}th time and was here for the {known}th: its data was put back to an earlier \
+         day, and has forgotten what it promised since; remove it and add it again under a new id"
+    )]
+    OldStorage { node: NodeId, incarnation: u64, known: u64 },
     #[error("not ready: {why}; nothing to do, nodes try again")]
     NotReady { why: &'static str },
 }
@@ -72,6 +77,7 @@ impl PeerFault {
             Self::Refused(Refused::Unknown { .. }) => "CODA1110",
             Self::Refused(Refused::Removed { .. }) => "CODA1111",
             Self::Refused(Refused::OtherStorage { .. }) => "CODA1112",
+            Self::Refused(Refused::OldStorage { .. }) => "CODA1116",
             Self::Refused(Refused::NotReady { .. }) => "CODA1113",
         }
     }

@@ -124,7 +124,10 @@ pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 /// A snapshot that is received is synced each time it has grown by this much. Installing syncs it as a whole; but left
 /// to that, gigabytes of unwritten pages would wait in front of the next sync of the log, and with it the heartbeats of
 /// every group on the disk.
-pub const SNAPSHOT_SYNC_BYTES: usize = 8 << 20;
+pub const SNAPSHOT_SYNC_BYTES: usize = 1 << 20;
+/// Bytes of snapshots that a node takes in a second, of all groups together: a node that catches up costs its peers, and
+/// whoever shares its disk and its cores, a part of what they have, and not all of it.
+pub const SNAPSHOT_BYTES_PER_S: u64 = 32 << 20;
 
 /// Streams a peer may have open: its control stream, one of appends per group, snapshots, questions, and some that end.
 pub const STREAMS_MAX: u32 = 128;

@@ -38,6 +38,7 @@ mod send_snapshot;
 mod transport;
 
 // The end that answers.
+mod pace;
 mod receive_snapshot;
 mod serve;
 mod serve_calls;
@@ -49,6 +50,8 @@ mod complaints;
 pub use asks::Asker;
 pub use endpoint::{PeerEndpoint, PeerEndpointError, PeerLink, PeerOptions, PeerStatus};
 pub use fault::{PeerFault, Refused};
+#[cfg(feature = "testing")]
+pub(crate) use frame::take_message;
 pub use frame::{CallHead, CallKind, PeerFrame};
 pub use greet::Admission;
 pub use groups::{Asked, GroupTable, Groups, Served};

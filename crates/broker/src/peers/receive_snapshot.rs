@@ -107,7 +107,9 @@ async fn receive(
             Err(_) => return Err(incomplete("nothing came for too long")),
         };
         left = left.checked_sub(chunk.len() as u64).ok_or(Stopped::Fault(LONGER))?;
+        let bytes = chunk.len();
         writer.write(chunk).await.map_err(store)?;
+        host.snapshot_pace.pass(bytes).await;
     }
     match timeout(SNAPSHOT_STALL_TIMEOUT, incoming.chunk(1)).await {
         Ok(Err(Ended::Finished)) => {}

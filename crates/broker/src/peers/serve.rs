@@ -1,7 +1,6 @@
 //! The end that is dialled: accepts connections of peers, and serves each until it ends.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -14,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
+use crate::handshakes::Handshakes;
 use crate::peers::complaints::{Complaints, Who};
 use crate::peers::dial::Links;
 use crate::peers::fault::PeerFault;
@@ -22,8 +22,9 @@ use crate::peers::groups::Groups;
 use crate::peers::hello::PeerHello;
 use crate::peers::limits::{
     ASKS_SERVED_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, HANDSHAKES_PER_ADDRESS_MAX, HELLO_TIMEOUT,
-    SNAPSHOTS_RECEIVED_MAX, STREAMS_MAX, UNPROVEN_HANDSHAKES_MAX,
+    SNAPSHOT_BYTES_PER_S, SNAPSHOTS_RECEIVED_MAX, STREAMS_MAX, UNPROVEN_HANDSHAKES_MAX,
 };
+use crate::peers::pace::Pace;
 use crate::peers::stream::Ended;
 use crate::peers::{serve_calls, serve_streams};
 
@@ -34,6 +35,7 @@ pub struct Host {
     pub complaints: Arc<Complaints>,
     pub links: Arc<Links>,
     pub snapshots: Arc<Semaphore>,
+    pub snapshot_pace: Pace,
     /// Names the files of snapshots.
     pub snapshots_received: AtomicU64,
     /// One connection of each peer.
@@ -71,6 +73,7 @@ impl Host {
             groups,
             greeter: links.greeter.clone(),
             complaints: links.complaints.clone(),
+            snapshot_pace: Pace::new(SNAPSHOT_BYTES_PER_S, links.clock.clone()),
             links,
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_RECEIVED_MAX)),
             snapshots_received: AtomicU64::new(0),
@@ -117,47 +120,10 @@ impl Host {
     }
 }
 
-/// Handshakes under way, and from where.
-#[derive(Default)]
-struct Handshakes(Mutex<BTreeMap<IpAddr, usize>>);
-
-struct Handshake {
-    all: Arc<Handshakes>,
-    from: IpAddr,
-}
-
-impl Handshakes {
-    fn count(&self) -> usize {
-        self.0.lock().values().sum()
-    }
-
-    fn begin(self: &Arc<Self>, from: IpAddr) -> Option<Handshake> {
-        let mut all = self.0.lock();
-        let count = all.entry(from).or_default();
-        if *count >= HANDSHAKES_PER_ADDRESS_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Handshake { all: self.clone(), from })
-    }
-}
-
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        let mut all = self.all.0.lock();
-        if let Some(count) = all.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.from);
-            }
-        }
-    }
-}
-
 /// Accepts connections until the endpoint is closed.
 pub async fn accept(endpoint: Endpoint, host: Arc<Host>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let handshakes = Arc::new(Handshakes::default());
+    let handshakes = Handshakes::new(HANDSHAKES_PER_ADDRESS_MAX);
     while let Some(incoming) = endpoint.accept().await {
         let from = incoming.remote_address().ip();
         if handshakes.count() >= UNPROVEN_HANDSHAKES_MAX && incoming.may_retry() {

@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::endpoint::bound_incoming;
 use crate::identity::{NodeIdentity, PeerIdentity, provider};
 use crate::peers::PeerEndpointError;
 use crate::peers::hello::PeerHello;
@@ -59,6 +60,7 @@ fn server(identity: &NodeIdentity) -> Result<ServerConfig, PeerEndpointError> {
     transport.max_concurrent_bidi_streams(VarInt::from_u32(1)).receive_window(VarInt::from_u32(UNGREETED_WINDOW_BYTES));
     // Nodes do not wander while they are connected; a node at another address dials again.
     server.transport_config(Arc::new(transport)).max_incoming(CONNECTIONS_MAX).migration(false);
+    bound_incoming(&mut server);
     Ok(server)
 }
 

@@ -128,6 +128,7 @@ async fn whom_the_cluster_refuses_is_told_why_and_logged_once() {
         (Refused::Unknown { node }, "CODA1110", "add it first"),
         (Refused::Removed { node }, "CODA1111", "removed"),
         (Refused::OtherStorage { node, expected, found }, "CODA1112", "lost or exchanged"),
+        (Refused::OldStorage { node, incarnation: 3, known: 5 }, "CODA1116", "an earlier day"),
         (Refused::NotReady { why: "the membership is not known yet" }, "CODA1113", "try again"),
     ] {
         b.door.refuse(Some(refused));

@@ -151,7 +151,10 @@ impl Handler for WorkerHandler {
                     }
                 }
                 News::Failed(error) => {
-                    error!(code = error.code(), %error, "worker cannot go on");
+                    // Its own end is what the worker has asked for.
+                    if error != ClientError::Closed {
+                        error!(code = error.code(), %error, "worker cannot go on");
+                    }
                     batch.push(WorkerEvent::Failed(error));
                     over = true;
                 }

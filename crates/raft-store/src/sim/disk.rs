@@ -6,17 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coda_protocol::ids::GroupId;
 use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::files::FileTable;
 use super::simulate;
 use super::tables::{Mood, Rot, Tables};
 use crate::disk::{DiskProbe, Space};
 use crate::error::StoreError;
+use crate::rows::{LogPoint, encode_record};
 use crate::storage::Family;
+use crate::types::{RaftEntry, log_point};
 
 /// What it has in all, however little of it is free.
 const TOTAL_BYTES: u64 = 100 << 30;
@@ -70,6 +74,16 @@ pub struct SimCounts {
     pub files_lost: u64,
 }
 
+/// An entry of the log that a node on a disk has applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimApplied {
+    pub group: GroupId,
+    pub term: u64,
+    pub index: u64,
+    /// Of all that the log says of it.
+    pub hash: u64,
+}
+
 /// A disk with one node's folder on it. It outlives the nodes that use it, and clones are the same disk.
 ///
 /// What a crash leaves of the database:
@@ -98,6 +112,8 @@ struct Inner {
     tables: Arc<Mutex<Tables>>,
     files: FileTable,
     counts: SimCounts,
+    /// Since it was last asked, once anybody has.
+    applied: Option<Vec<SimApplied>>,
 }
 
 impl fmt::Debug for SimDisk {
@@ -118,6 +134,7 @@ impl SimDisk {
             tables: Arc::default(),
             files: FileTable::default(),
             counts: SimCounts::default(),
+            applied: None,
         };
         Self(Arc::new(Shared { inner: Mutex::new(inner), answers: Notify::new() }))
     }
@@ -138,6 +155,12 @@ impl SimDisk {
     #[must_use]
     pub fn counts(&self) -> SimCounts {
         self.0.inner.lock().counts
+    }
+
+    /// What was applied since this was last asked, in order; nothing is remembered before it is asked for the first time. After
+    /// a restart, entries come again if the state that they led to was not durable.
+    pub fn applied(&self) -> Vec<SimApplied> {
+        self.0.inner.lock().applied.replace(Vec::new()).unwrap_or_default()
     }
 
     /// The power fails: what was not synced is lost, or is not. Whoever uses the disk at this moment is no more: what is left
@@ -311,6 +334,18 @@ impl Life {
         let mut tables = self.tables.lock();
         if tables.unflushed() > UNFLUSHED_MAX || inner.random.random_ratio(1, FLUSHED_EVERY) {
             tables.flush_some(&mut inner.random);
+        }
+    }
+
+    /// The node applies an entry.
+    pub fn applies(&self, group: GroupId, entry: &RaftEntry) {
+        let mut inner = self.inner();
+        if self.is_over(&inner) {
+            return;
+        }
+        if let Some(applied) = &mut inner.applied {
+            let LogPoint { term, index } = log_point(&entry.log_id);
+            applied.push(SimApplied { group, term, index, hash: xxh3_64(&encode_record(entry)) });
         }
     }
 

@@ -17,7 +17,7 @@ mod tables;
 use std::cell::{Cell, RefCell};
 
 pub(crate) use disk::Life;
-pub use disk::{Faults, SimCounts, SimDisk};
+pub use disk::{Faults, SimApplied, SimCounts, SimDisk};
 pub(crate) use log_task::LogTask;
 pub use tables::Rot;
 

@@ -255,7 +255,10 @@ fn key(random: &mut StdRng) -> Vec<u8> {
     (0..random.random_range(1..3)).map(|_| random.random_range(0..6)).collect()
 }
 
-type Pairs = Vec<(Vec<u8>, Bytes)>;
+type Pair = (Vec<u8>, Bytes);
+type Pairs = Vec<Pair>;
+/// What a look at a family found: a row, a range, and the last of that.
+type Found = (Option<Bytes>, Pairs, Option<Pair>);
 
 fn pairs(rows: &dyn Rows, family: Family, from: &[u8], to: &[u8], most: usize) -> Pairs {
     let mut pairs = Vec::new();
@@ -303,7 +306,7 @@ fn change(storage: &dyn Storage, random: &mut StdRng) {
 }
 
 /// Reads of all kinds; they must agree.
-fn look(rows: &dyn Rows, random: &mut StdRng) -> Vec<(Option<Bytes>, Pairs, Option<(Vec<u8>, Bytes)>)> {
+fn look(rows: &dyn Rows, random: &mut StdRng) -> Vec<Found> {
     let look = |family| {
         let (mut from, mut to) = (key(random), key(random));
         if from > to {
