@@ -7,6 +7,7 @@ use std::time::Duration;
 use coda_engine::invariants;
 use coda_protocol::ids::GroupId;
 use coda_raft_store::group::Group;
+use coda_raft_store::sim::SimApplied;
 
 use crate::cluster::Cluster;
 use crate::trace::Trace;
@@ -24,6 +25,8 @@ pub struct Watch {
     digests: BTreeMap<(GroupId, u64), (u64, u8)>,
     /// What each node's copy had applied when it was last looked at, and its term.
     seen: BTreeMap<(u8, GroupId), Seen>,
+    /// Each entry that anybody has applied: its term, and all that the log says of it.
+    entries: BTreeMap<(GroupId, u64), (u64, u64, u8)>,
     pub looks: u64,
     pub states: u64,
     pub terms: u64,
@@ -42,6 +45,10 @@ impl Watch {
         let trace = world.trace.clone();
         for node in 1..=cluster.count() {
             let copies = cluster.copies(node);
+            for entry in cluster.applied(node) {
+                trace.state(node, entry.group.0, entry.index, entry.hash);
+                problems.extend(self.applied(node, &entry));
+            }
             // A node that was emptied begins again where it has nothing.
             self.seen.retain(|(seen, group), _| *seen != node || copies.iter().any(|copy| copy.id() == *group));
             let host = world.host(cluster.host(node));
@@ -57,6 +64,18 @@ impl Watch {
     /// A node has lost what was not on its disk: what it has applied may be less than before, and its term.
     pub fn restarted(&mut self, node: u8) {
         self.seen.retain(|(seen, _), _| *seen != node);
+    }
+
+    /// What was applied anywhere at an index is the same everywhere, for ever.
+    fn applied(&mut self, node: u8, entry: &SimApplied) -> Option<String> {
+        let SimApplied { group, term, index, hash } = *entry;
+        let (first_term, first_hash, by) = *self.entries.entry((group, index)).or_insert((term, hash, node));
+        ((first_term, first_hash) != (term, hash)).then(|| {
+            format!(
+                "nothing_committed_is_undone: entry {index} of group {group} is of term {term} on node {node}, and was of \
+                 term {first_term} on node {by}, or says something else"
+            )
+        })
     }
 
     fn look_at(&mut self, node: u8, copy: &Group, trace: &Trace, problems: &mut Vec<String>) {

@@ -15,7 +15,7 @@ use coda_protocol::ids::{NodeId, SessionId};
 use coda_protocol::join::JoinToken;
 use coda_protocol::operate::{GroupReport, Health};
 use coda_raft_store::group::Group;
-use coda_raft_store::sim::{Faults, SimCounts, SimDisk};
+use coda_raft_store::sim::{Faults, SimApplied, SimCounts, SimDisk};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -201,6 +201,12 @@ impl Cluster {
     /// How a node's disk is from now on.
     pub fn change_disk(&self, node: u8, change: impl FnOnce(&mut Faults)) {
         self.seats[usize::from(node) - 1].disk.change(change);
+    }
+
+    /// The entries that a node has applied since this was last asked.
+    #[must_use]
+    pub fn applied(&self, node: u8) -> Vec<SimApplied> {
+        self.seats[usize::from(node) - 1].disk.applied()
     }
 
     /// What has happened to all disks.
