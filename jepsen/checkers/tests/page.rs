@@ -1,5 +1,4 @@
 //! The page of invariants and the code name the same properties.
-#![expect(clippy::disallowed_methods, reason = "the page is a file of the checkout")]
 
 use std::collections::BTreeSet;
 

@@ -256,10 +256,10 @@ impl Load {
             match timeout(WORKER_STOPS_WITHIN, task).await {
                 Ok(Ok(Ok(()))) => {}
                 Ok(Ok(Err(error))) => {
-                    self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: the worker has failed: {error}"))
+                    self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: the worker has failed: {error}"));
                 }
                 Ok(Err(panic)) => {
-                    self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: the worker has panicked: {panic}"))
+                    self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: the worker has panicked: {panic}"));
                 }
                 Err(_) => self.findings.violation(format!("{ACCEPTED_WORK_ENDS}: the worker does not stop")),
             }

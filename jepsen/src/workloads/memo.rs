@@ -141,7 +141,7 @@ async fn begin(recorder: Recorder, mut turn: Turn) {
     let begun = recorder.begin(turn.number, "start", run, about);
     let answered = turn.client.link().ask_within(Request::StartRun(options), PATIENCE).await;
     let existed = |reply: &Reply| json!({ "existed": matches!(reply, Reply::Started { existed: true }) });
-    if recorder.answered(begun, answered, existed).is_ok() && turn.turn % 2 == 0 {
+    if recorder.answered(begun, answered, existed).is_ok() && turn.turn.is_multiple_of(2) {
         result(&recorder, &turn.client, turn.number, run, PATIENCE).await;
     }
 }

@@ -269,7 +269,7 @@ fn settings(ops: &[Op], judge: &mut Judge<'_>, findings: &Findings) {
             judge.violations([Violation::new(properties::READS_ARE_LINEARIZABLE, detail)]);
         }
         Verdict::Unknown => {
-            findings.doubt(format!("{SETTING}: the search was given up after {SEARCH_STEPS_MAX} steps"))
+            findings.doubt(format!("{SETTING}: the search was given up after {SEARCH_STEPS_MAX} steps"));
         }
     }
     let count = |is_write| blind.iter().filter(|op| op.is_write == is_write).count();

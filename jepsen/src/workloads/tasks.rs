@@ -43,14 +43,14 @@ async fn start(mut setting: Setting<'_>) -> anyhow::Result<Box<dyn Workload>> {
         let recorder = recorder.clone();
         async move {
             let id = task_id(&mut turn.chance);
-            let delay = if turn.turn % ONE_IN == 0 { turn.chance.random_range(DELAY_MS) } else { 0 };
+            let delay = if turn.turn.is_multiple_of(ONE_IN) { turn.chance.random_range(DELAY_MS) } else { 0 };
             let mut one = task(id, QUEUE, QUEUE, &json!(turn.turn));
             one.delay = Millis(delay);
             let acknowledged = submit(&recorder, &turn, one, json!({ "delay_us": delay * 1_000 })).await;
-            if acknowledged && turn.turn % 2 == 0 {
+            if acknowledged && turn.turn.is_multiple_of(2) {
                 look(&recorder, &turn.client, turn.number, id, PATIENCE).await;
             }
-            if acknowledged && turn.turn % 3 == 0 {
+            if acknowledged && turn.turn.is_multiple_of(3) {
                 wait(&recorder, &turn.client, turn.number, id, PATIENCE).await;
             }
         }

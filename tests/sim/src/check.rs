@@ -125,7 +125,6 @@ impl Watch {
 }
 
 /// Whether all copies of each group are at the same entry, and equal.
-#[must_use]
 pub fn copies_are_equal(world: &mut World, cluster: &Cluster) -> Result<(), String> {
     let mut first: BTreeMap<GroupId, (u8, (u64, u64))> = BTreeMap::new();
     for node in 1..=cluster.count() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use coda_client::{Admin, Client, ConnectOptions};
 use coda_protocol::ids::{GroupId, NodeId};
+use coda_raft_store::group::Group;
 
 use crate::plan::{Fault, Plan, Planned};
 use crate::stage::Stage;
@@ -99,12 +100,12 @@ impl Faults {
             }
             Fault::Checkpoint(node) => {
                 let copies = stage.cluster.copies(*node);
-                stage.node_host(*node).within(|| copies.iter().for_each(|copy| copy.checkpoint()));
+                stage.node_host(*node).within(|| copies.iter().for_each(Group::checkpoint));
             }
             Fault::CheckpointAll => {
                 for node in 1..=stage.plan.nodes {
                     let copies = stage.cluster.copies(node);
-                    stage.node_host(node).within(|| copies.iter().for_each(|copy| copy.checkpoint()));
+                    stage.node_host(node).within(|| copies.iter().for_each(Group::checkpoint));
                 }
             }
             Fault::SlowDisk { node, ms } => stage.set_sync_ms(*node, (*ms, 2 * *ms)),

@@ -79,7 +79,7 @@ fn live(plan: Plan, prints: bool) -> Verdict {
     play.all();
     let stage = &play.stage;
     let disks = stage.cluster.disks();
-    let verdict = Verdict {
+    Verdict {
         seed,
         problems: play.problems.clone(),
         hash: trace.hash(),
@@ -93,8 +93,7 @@ fn live(plan: Plan, prints: bool) -> Verdict {
         terms: play.watch.terms,
         batches_lost: (disks.logged_lost, disks.unflushed_lost),
         syncs_refused: disks.refused,
-    };
-    verdict
+    }
 }
 
 fn memory() -> &'static str {
@@ -156,7 +155,7 @@ impl Play {
         match stage.world.wait(stage.operator, FORMS_WITHIN, what) {
             Ok(Ok(())) => self.note("the cluster is one"),
             Ok(Err(error)) => {
-                self.problem(format!("well_again_in_time: the cluster cannot be formed: {} {error}", error.code()))
+                self.problem(format!("well_again_in_time: the cluster cannot be formed: {} {error}", error.code()));
             }
             Err(_) => self.problem("well_again_in_time: the cluster is not formed in time".into()),
         }

@@ -293,7 +293,7 @@ pub async fn read_again(client: &Client, ids: &[(u64, Kind, [u8; 16])], book: &B
             Ok(end) => book.ended(*number, end),
             Err(RunError::Failed(failure)) => book.ended(*number, End::Failed(failure.message)),
             Err(RunError::Client(error)) => {
-                book.find(format!("reads_are_linearizable: {number} cannot be read again: {}", error.code()))
+                book.find(format!("reads_are_linearizable: {number} cannot be read again: {}", error.code()));
             }
         }
     }
