@@ -20,6 +20,8 @@ use crate::storage::{Batch, Durability, Family, Refused, Rows, Storage};
 use crate::wal::{self, Damage};
 use crate::witness::Witness;
 
+/// A row of the family that nothing else is in.
+const SEAL: &[u8] = b"sealed";
 const LOG: &str = "log";
 const STATE: &str = "state";
 const META: &str = "meta";
@@ -103,6 +105,9 @@ impl Rocks {
     /// Makes all that was written durable, and writes down how far it has come.
     fn seal(&self) -> Result<(), StoreError> {
         self.flush().and_then(|()| self.sync()).map_err(StoreError::refused("closing"))?;
+        // A write that changes nothing has a number too, and neither a file nor the log may remember it: the last number is
+        // that of a record.
+        self.db.put_opt(SEAL, [], &self.synced).map_err(refused).map_err(StoreError::refused("closing"))?;
         Witness { sequence: self.db.latest_sequence_number(), ..self.opened }.write(&self.dir)
     }
 
