@@ -124,7 +124,13 @@ async fn positions_go_on_under_the_next_leader_in_a_later_term() {
     let report = coda_node_tests::cluster::cluster_report(&client).await;
     let group = report.groups.iter().find(|group| group.group == GroupId(before.group)).expect("its group");
     let to = group.voters.iter().copied().find(|node| Some(*node) != group.leader);
-    client.admin(PATIENCE).transfer_leader(group.group, to).await.unwrap();
+    // A leader that has just begun may not have heard of the others yet.
+    let transfer = async {
+        while client.admin(PATIENCE).transfer_leader(group.group, to).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the leader hands over", transfer).await;
     // A question right behind the change: the state that the new leader answers from has the old one's entries last.
     let read = known(&ask(&client, Request::DescribeTask(task)).await);
     let after = submit().await.unwrap().position().expect("submitted");
