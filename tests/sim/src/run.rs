@@ -2,6 +2,7 @@
 //! all is well again, everything has to come to its end.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,25 +54,26 @@ pub struct Verdict {
 }
 
 /// Runs a plan, once in a process. On a thread of its own: what std and others keep per thread, first of all the keys of
-/// hash maps, must not be older than the simulation.
+/// hash maps, must not be older than the simulation. So nothing is done on it before that begins.
 ///
 /// # Panics
 /// When the machine has no memory left for files.
 #[must_use]
 pub fn run(plan: Plan, prints: bool) -> Verdict {
     log::collect_panics(prints);
+    let dir = tempfile::Builder::new().prefix("coda-sim-").tempdir_in(memory()).expect("a folder in memory");
+    let path = dir.path().to_owned();
     let thread = std::thread::Builder::new().name("simulation".into()).stack_size(STACK_BYTES);
-    let thread = thread.spawn(move || live(plan, prints)).expect("a thread");
+    let thread = thread.spawn(move || live(plan, &path, prints)).expect("a thread");
     thread.join().expect("what panics in a simulation is a finding")
 }
 
-fn live(plan: Plan, prints: bool) -> Verdict {
-    let dir = tempfile::Builder::new().prefix("coda-sim-").tempdir_in(memory()).expect("a folder in memory");
+fn live(plan: Plan, dir: &Path, prints: bool) -> Verdict {
     let trace = Trace::new(prints);
     let seed = plan.seed;
     let mut play = Play {
         faults: Faults::new(&plan, Duration::MAX),
-        stage: Stage::new(plan, dir.path(), trace.clone()),
+        stage: Stage::new(plan, dir, trace.clone()),
         watch: Watch::default(),
         problems: Vec::new(),
         next_look: Duration::ZERO,
@@ -97,7 +99,7 @@ fn live(plan: Plan, prints: bool) -> Verdict {
 }
 
 fn memory() -> &'static str {
-    if std::path::Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }
+    if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" }
 }
 
 struct Play {

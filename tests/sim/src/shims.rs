@@ -48,7 +48,11 @@ thread_local! {
 }
 
 /// From now on this thread lives in virtual time.
+///
+/// fastrand, from which come the delays between attempts to connect, asks the system for nothing but the time and the
+/// thread, and once in a thread: all seeds would have the same, or, of a thread that has used it before, none.
 pub fn simulate(seed: u64) {
+    fastrand::seed(seed);
     MACHINE.with(|machine| {
         machine.random.set(seed);
         machine.now_ns.set(0);

@@ -19,15 +19,31 @@ fn first(like: impl Fn(&Plan) -> bool) -> String {
     (1..).find(|seed| like(&Plan::of(*seed))).expect("there are many").to_string()
 }
 
+/// Two processes at once: what they get of the machine differs, and nothing else may.
+fn twice(arguments: &[&str]) -> [Verdict; 2] {
+    std::thread::scope(|scope| {
+        let runs = [0; 2].map(|_| scope.spawn(|| seed(arguments)));
+        runs.map(|run| run.join().expect("a verdict"))
+    })
+}
+
 #[test]
 fn one_seed_is_one_history_and_another_is_another() {
     let kinds = |plan: &Plan| plan.faults.iter().map(|planned| planned.fault.name()).collect::<BTreeSet<_>>();
     let many = first(|plan| kinds(plan).len() >= 8);
-    let (one, again) = (seed(&[&many]), seed(&[&many]));
-    assert_eq!(one.problems, Vec::<String>::new(), "seed {many}");
-    assert_eq!((one.hash, one.events, one.totals), (again.hash, again.events, again.totals), "seed {many}");
-    assert!(one.totals.ended > 0, "{one:?}");
-    assert_ne!(seed(&[&many, "--only"]).hash, one.hash, "without faults it is another");
+    // After these everybody connects again, at moments that are drawn.
+    let cut = first(|plan| kinds(plan).contains("power-cut-many"));
+    let restart = first(|plan| kinds(plan).contains("restart"));
+    let mut hashes = BTreeSet::new();
+    for number in BTreeSet::from([&many, &cut, &restart]) {
+        let [one, again] = twice(&[number]);
+        assert_eq!(one.problems, Vec::<String>::new(), "seed {number}");
+        let all = |verdict: &Verdict| serde_json::to_string(verdict).expect("plain data");
+        assert_eq!(all(&one), all(&again), "seed {number}");
+        assert!(one.totals.ended > 0, "{one:?}");
+        assert!(hashes.insert(one.hash), "seed {number} is like another");
+    }
+    assert!(hashes.insert(seed(&[&many, "--only"]).hash), "without faults it is another");
 }
 
 #[test]
