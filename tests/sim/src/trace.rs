@@ -25,7 +25,7 @@ impl Trace {
     }
 
     /// A datagram has arrived. Not printed: there are too many.
-    pub fn datagram(&self, at: Duration, from: SocketAddr, to: SocketAddr, bytes: usize) {
+    pub fn datagram(&self, at: Duration, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let mut inner = self.0.lock();
         inner.events += 1;
         inner.hash.update(&(at.as_micros() as u64).to_le_bytes());
@@ -35,7 +35,8 @@ impl Trace {
             }
             inner.hash.update(&address.port().to_le_bytes());
         }
-        inner.hash.update(&(bytes as u64).to_le_bytes());
+        inner.hash.update(&(bytes.len() as u64).to_le_bytes());
+        inner.hash.update(bytes);
     }
 
     /// A copy's state was seen. Not printed.

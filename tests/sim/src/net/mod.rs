@@ -170,7 +170,7 @@ impl Net {
                 if let Some(inbox) = state.sockets.get(&datagram.to).cloned() {
                     state.counts.delivered += 1;
                     let (from, to) = (datagram.from, datagram.to);
-                    state.trace.datagram(now, from, to, datagram.bytes.len());
+                    state.trace.datagram(now, from, to, &datagram.bytes);
                     arrived.push((inbox, from, datagram.bytes));
                 }
             }
