@@ -37,8 +37,6 @@ mod state_machine;
 mod tail;
 mod types;
 mod view;
-mod wal;
-mod witness;
 
 // What all of it lies on: rows, files, and threads that wait for them.
 mod db;
@@ -46,6 +44,8 @@ mod files;
 mod medium;
 mod rocks;
 mod storage;
+mod wal;
+mod witness;
 mod workshop;
 
 // The same in memory, for simulations, and what they must find.
