@@ -198,6 +198,31 @@ async fn leadership_moves_at_once_when_an_operator_asks_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_stays_for_a_while_where_an_operator_has_put_it() {
+    let cluster = TestCluster::start(3, 3, 3).await;
+    let client = cluster.client().await;
+    // Twice: from the second time on, whoever spreads leaders evenly has waited for everything that it waits for.
+    for _ in 0..2 {
+        let report = cluster.calm().await;
+        let leads = |node: u64| report.groups.iter().filter(|group| group.leader == Some(NodeId(node))).count();
+        let most = (1..=3).max_by_key(|node| leads(*node)).map(NodeId).expect("three nodes");
+        let other = report.groups.iter().find(|group| group.group != GroupId::META && group.leader != Some(most));
+        let group = other.expect("each leads a group").group;
+        let transfer = ClusterRequest::TransferLeader { group, to: Some(most) };
+        assert_eq!(soon("it is moved", try_ask(&client, transfer)).await.unwrap(), Reply::Done);
+        let after = cluster_report(&client).await;
+        let preferred = after.groups.iter().find(|one| one.group == group).and_then(|one| one.preferred);
+        assert_eq!(preferred, Some(most), "it was not taken back at once");
+        until("leaders are spread evenly again", || async {
+            let report = cluster_report(&client).await;
+            report.groups.iter().find(|one| one.group == group)?.leader.filter(|leader| *leader != most)
+        })
+        .await;
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_replaced_that_led_what_the_one_who_decides_has_no_copy_of() {
     let mut cluster = TestCluster::start(5, 3, 5).await;
     let report = cluster.calm().await;

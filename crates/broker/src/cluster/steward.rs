@@ -1,9 +1,10 @@
 //! Decides what should be where. Runs beside the meta group's leader.
 //!
-//! It remembers nothing but whether somebody has asked for a rebalance: each round reads what is decided, asks the planner
-//! what is left to do, and decides the part of it that concerns one group. Bringing it about is up to that group's leader.
+//! It remembers nothing but whether somebody has asked for a rebalance, and when somebody else last moved a leader: each
+//! round reads what is decided, asks the planner what is left to do, and decides the part of it that concerns one group.
+//! Bringing it about is up to that group's leader.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,10 +18,11 @@ use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::{GroupId, NodeId};
 use coda_protocol::rebalance::{Plan, Step};
 use coda_protocol::reject::{Refusal, Unavailable};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info};
 
 use super::replicas::{CAUGHT_UP_ENTRIES, HEARD_LATELY};
+use super::view::View;
 use crate::host::Host;
 use crate::router::Router;
 
@@ -28,6 +30,8 @@ use crate::router::Router;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A node that is gone for less than this is not worth moving leaders for: they moved by themselves already.
 const PATIENCE_ROUNDS: u32 = 4;
+/// How long a leader stays where an operator has put it, before leaders are spread evenly again.
+const MOVED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Until the leadership ends.
 pub async fn keep(host: Host, meta: Router) {
@@ -36,6 +40,7 @@ pub async fn keep(host: Host, meta: Router) {
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut calm_rounds = 0;
     let mut reachable = BTreeSet::new();
+    let mut moves = Moves::default();
     loop {
         let is_round = tokio::select! {
             _ = look.tick() => true,
@@ -44,15 +49,43 @@ pub async fn keep(host: Host, meta: Router) {
                 Err(_) => return,
             },
         };
-        view.borrow_and_update();
+        moves.see(&view.borrow_and_update(), host.clock.instant());
         let now = reached(&host, &meta);
         if now != reachable {
             (reachable, calm_rounds) = (now, 0);
         } else if is_round {
             calm_rounds += 1;
         }
-        if let Err(error) = round(&host, &meta, &reachable, calm_rounds >= PATIENCE_ROUNDS).await {
+        if moves.last.is_some_and(|moved| host.clock.instant() - moved < MOVED_PATIENCE) {
+            // Else the leader that was just moved would be moved back before anybody has seen it there.
+            continue;
+        }
+        let is_calm = calm_rounds >= PATIENCE_ROUNDS;
+        if let Err(error) = round(&host, &meta, &reachable, is_calm, &mut moves).await {
             debug!(%error, "a round of the steward has failed, trying again");
+        }
+    }
+}
+
+/// Who should lead, and whether it was the steward who said so.
+#[derive(Default)]
+struct Moves {
+    leaders: BTreeMap<GroupId, Option<NodeId>>,
+    /// What the steward has decided last.
+    own: Option<(GroupId, Option<NodeId>)>,
+    /// When somebody else has moved a leader.
+    last: Option<Instant>,
+}
+
+impl Moves {
+    fn see(&mut self, view: &View, now: Instant) {
+        let leaders = view.placements.iter().map(|(group, row)| (*group, row.leader)).collect();
+        let before = std::mem::replace(&mut self.leaders, leaders);
+        let is_moved = |(group, leader): (&GroupId, &Option<NodeId>)| {
+            before.get(group).is_some_and(|before| before != leader) && self.own != Some((*group, *leader))
+        };
+        if self.leaders.iter().any(is_moved) {
+            self.last = Some(now);
         }
     }
 }
@@ -64,7 +97,13 @@ fn reached(host: &Host, meta: &Router) -> BTreeSet<NodeId> {
     lately.map(|(node, _)| node).chain([host.node]).collect()
 }
 
-async fn round(host: &Host, meta: &Router, reachable: &BTreeSet<NodeId>, is_calm: bool) -> Result<(), Refusal> {
+async fn round(
+    host: &Host,
+    meta: &Router,
+    reachable: &BTreeSet<NodeId>,
+    is_calm: bool,
+    moves: &mut Moves,
+) -> Result<(), Refusal> {
     let view = host.cluster.get();
     let followers = meta.shared.group.followers();
     for member in view.live().filter(|member| member.state == NodeState::Joining) {
@@ -86,7 +125,9 @@ async fn round(host: &Host, meta: &Router, reachable: &BTreeSet<NodeId>, is_calm
         host.rebalance.done();
         return Ok(());
     };
-    let place = Command::Cluster(ClusterCommand::PlaceGroup(place(&plan, &layout, group, version)));
+    let place = place(&plan, &layout, group, version);
+    moves.own = Some((group, place.leader));
+    let place = Command::Cluster(ClusterCommand::PlaceGroup(place));
     host.asking.propose(host, GroupId::META, place).await.map(drop)
 }
 
