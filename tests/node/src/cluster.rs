@@ -1,10 +1,10 @@
 //! Several nodes in this process that are one cluster, on loopback, with certificates of one authority.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use coda_broker::clock::{Clock, SystemClock};
@@ -44,10 +44,12 @@ impl DiskProbe for Pretended {
     }
 }
 
-/// Known before it is bound, so that a node can say where it is, and come back there.
+/// Known before it is bound, so that a node can say where it is, and come back there. Nobody takes it meanwhile: each process
+/// has a loopback address of its own, and ports that the system gives to nobody who asks for any.
 fn free_address() -> SocketAddr {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("it is bound")
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    (Ipv4Addr::new(127, 0x80 | a, b, c), NEXT_PORT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
 impl TestCluster {

@@ -1,11 +1,11 @@
 //! A node that has a socket for peers and pretended groups, on a runtime of its own.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,9 +83,12 @@ pub fn hello(node: u64, address: &str) -> PeerHello {
     }
 }
 
-/// Known before it is bound, as that of a node behind a name is.
+/// Known before it is bound, as that of a node behind a name is. Nobody takes it meanwhile: each process has a loopback
+/// address of its own, and ports that the system gives to nobody who asks for any.
 pub fn free_address() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    (Ipv4Addr::new(127, 0x80 | a, b, c), NEXT_PORT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
 pub fn runtime() -> Runtime {
