@@ -23,8 +23,9 @@ use crate::types::{LogId, RaftEntry, Types, Vote, log_id, log_point, vote, vote_
 /// Bytes of entries that may wait for the disk; `append` waits beyond it.
 const UNFLUSHED_BYTES_MAX: usize = 64 << 20;
 const PERMIT_BYTES: usize = 1 << 10;
-/// Bytes of entries in one message to a follower, and in one step of `apply` that reads from disk.
-const READ_BYTES_MAX: usize = 4 << 20;
+/// Bytes of entries in one message to a follower, and in one step of `apply` that reads from disk. Whatever else the thread
+/// has to do waits for so long: a few milliseconds would be felt by everybody while a follower catches up.
+const READ_BYTES_MAX: usize = 512 << 10;
 
 /// The log of one group. Clones are readers of the same log.
 #[derive(Clone)]

@@ -151,22 +151,17 @@ impl World {
         }
     }
 
+    /// Waits until everybody has applied all of the log. What clients gave up waiting for may still be on its way.
     async fn agree(&self) {
-        let until = |condition: &dyn Fn() -> bool| {
-            let met = condition();
-            async move { met }
-        };
-        let leader = loop {
-            let groups = self.nodes.values().map(|(_, group)| group);
-            if let Some(leader) = groups.into_iter().find(|group| group.leadership().borrow().is_me)
-                && leader.linearize().await.is_ok()
+        loop {
+            let mut groups = self.nodes.values().map(|(_, group)| group);
+            if let Some(leader) = groups.clone().find(|group| group.leadership().borrow().is_me)
+                && let Ok(index) = leader.linearize().await
+                && groups
+                    .all(|group| group.status().last_log == Some(index) && group.read(|_, applied| applied) == index)
             {
-                break leader;
+                return;
             }
-            sleep(Duration::from_millis(10)).await;
-        };
-        let index = leader.linearize().await.unwrap();
-        while !until(&|| self.nodes.values().all(|(_, group)| group.read(|_, applied| applied) >= index)).await {
             sleep(Duration::from_millis(10)).await;
         }
     }
