@@ -1,0 +1,80 @@
+//! What the machine had left for the suite. A bound on time that was missed says nothing of the cluster if the suite itself
+//! was stopped meanwhile; and where processes waited for a processor, a finding says so.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::moment::Moment;
+
+const TICK: Duration = Duration::from_millis(100);
+/// Whoever looks at the clock so seldom did not run: a suite that was suspended, or a machine that was.
+pub const STANDS_STILL_FROM: Duration = Duration::from_secs(2);
+/// For how long somebody has waited for a processor since the machine was started, as the kernel counts it.
+const PRESSURE: &str = "/proc/pressure/cpu";
+
+/// Looks at the clock as often as it can, until it is dropped.
+pub struct Machine {
+    longest_us: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Machine {
+    pub fn watched() -> Self {
+        let watched = Self { longest_us: Arc::default(), stop: Arc::default() };
+        let (longest, stop) = (watched.longest_us.clone(), watched.stop.clone());
+        thread::spawn(move || {
+            let mut before = Moment::now();
+            while !stop.load(Ordering::Relaxed) {
+                thread::sleep(TICK);
+                let now = Moment::now();
+                longest.fetch_max(now.since(before).saturating_sub(TICK).as_micros() as u64, Ordering::Relaxed);
+                before = now;
+            }
+        });
+        watched
+    }
+
+    /// The longest time in which this process did not run, though it wanted to.
+    pub fn stood_still(&self) -> Duration {
+        Duration::from_micros(self.longest_us.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// For how long some process has waited for a processor, if the kernel counts it.
+pub fn waited_for_cpu() -> Option<Duration> {
+    total(&fs::read_to_string(PRESSURE).ok()?)
+}
+
+fn total(pressure: &str) -> Option<Duration> {
+    let some = pressure.lines().find(|line| line.starts_with("some "))?;
+    let us = some.split(' ').find_map(|field| field.strip_prefix("total="))?;
+    us.parse().ok().map(Duration::from_micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_read_as_the_kernel_writes_it() {
+        let text = "some avg10=97.29 avg60=57.23 avg300=17.74 total=14320832\nfull avg10=0.00 avg60=0.00 total=7\n";
+        assert_eq!(total(text), Some(Duration::from_micros(14_320_832)));
+        assert_eq!((total(""), total("some avg10=1"), total("full total=7")), (None, None, None));
+    }
+
+    #[test]
+    fn a_process_that_runs_does_not_stand_still() {
+        let machine = Machine::watched();
+        thread::sleep(TICK * 3);
+        assert!(machine.stood_still() < STANDS_STILL_FROM, "{:?}", machine.stood_still());
+    }
+}
