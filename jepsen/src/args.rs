@@ -194,6 +194,13 @@ mod tests {
     }
 
     #[test]
+    fn a_suite_goes_on_with_the_seed_that_it_has() {
+        let parse = |more: &[&str]| Args::try_parse_from([&["coda-jepsen", "suite", "--out", "x"], more].concat());
+        assert!(parse(&["--resume"]).is_ok() && parse(&["--seed", "7"]).is_ok());
+        assert!(parse(&["--resume", "--seed", "7"]).is_err());
+    }
+
+    #[test]
     fn the_command_line_hangs_together() {
         <Args as clap::CommandFactory>::command().debug_assert();
     }
