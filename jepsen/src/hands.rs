@@ -212,8 +212,11 @@ pub fn attempts(ops: &[Op]) -> Vec<Attempt<String>> {
     ops.iter().filter(|op| op.f == "lease").map(attempt).collect()
 }
 
-/// Who was leased what, whose end counts, and who wrote to a sink, in all languages: the number of the attempt is the token.
-pub fn by_attempt(ops: &[Op]) -> (Vec<Grant<String>>, Vec<Completion<String>>, Vec<Write<String>>) {
+/// What is known of fenced work: who was leased what, whose end counts, and who wrote to a sink.
+pub type Fenced = (Vec<Grant<String>>, Vec<Completion<String>>, Vec<Write<String>>);
+
+/// The same of all languages: the number of the attempt is the token.
+pub fn by_attempt(ops: &[Op]) -> Fenced {
     let mut works: BTreeMap<String, u32> = BTreeMap::new();
     let mut grants = Vec::new();
     for op in ops.iter().filter(|op| op.f == "lease") {

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use crate::moment::Moment;
 
@@ -18,23 +20,23 @@ const PRESSURE: &str = "/proc/pressure/cpu";
 /// Looks at the clock as often as it can, until it is dropped.
 pub struct Machine {
     longest_us: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
+    looking: JoinHandle<()>,
 }
 
 impl Machine {
     pub fn watched() -> Self {
-        let watched = Self { longest_us: Arc::default(), stop: Arc::default() };
-        let (longest, stop) = (watched.longest_us.clone(), watched.stop.clone());
-        thread::spawn(move || {
+        let longest_us = Arc::new(AtomicU64::new(0));
+        let longest = longest_us.clone();
+        let looking = tokio::spawn(async move {
             let mut before = Moment::now();
-            while !stop.load(Ordering::Relaxed) {
-                thread::sleep(TICK);
+            loop {
+                sleep(TICK).await;
                 let now = Moment::now();
                 longest.fetch_max(now.since(before).saturating_sub(TICK).as_micros() as u64, Ordering::Relaxed);
                 before = now;
             }
         });
-        watched
+        Self { longest_us, looking }
     }
 
     /// The longest time in which this process did not run, though it wanted to.
@@ -45,7 +47,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.looking.abort();
     }
 }
 
@@ -71,10 +73,10 @@ mod tests {
         assert_eq!((total(""), total("some avg10=1"), total("full total=7")), (None, None, None));
     }
 
-    #[test]
-    fn a_process_that_runs_does_not_stand_still() {
+    #[tokio::test]
+    async fn a_process_that_runs_does_not_stand_still() {
         let machine = Machine::watched();
-        thread::sleep(TICK * 3);
+        sleep(TICK * 3).await;
         assert!(machine.stood_still() < STANDS_STILL_FROM, "{:?}", machine.stood_still());
     }
 }
