@@ -135,38 +135,44 @@ sim: deps ## Run SEEDS (500) simulated clusters, each from a seed; see tests/sim
 
 ##—— Look at it ——
 
-# What nemeses need of the system, by Debian's names. Without root, or where something cannot be installed, the suite says
-# what it skips.
+# Installs what is missing of PROGRAM:PACKAGE pairs, by Debian's names. Without root, or where something cannot be installed,
+# the suite says what it skips. Packages that bring a daemon must not start it.
+define install
+@need=(); \
+for pair in $(1); do command -v "$${pair%%:*}" >/dev/null || need+=("$${pair#*:}"); done; \
+if (( $${#need[@]} > 0 )) && [[ $$EUID -eq 0 ]] && command -v apt-get >/dev/null; then \
+	echo "installing $${need[*]}"; \
+	export DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1; \
+	{ apt-get update -qq && apt-get install -y --no-install-recommends "$${need[@]}"; } \
+		|| echo "not installed: what needs them is skipped"; \
+fi >&2
+endef
+
 .PHONY: deps-jepsen
 deps-jepsen: deps
-	@need=(); \
-	command -v ip >/dev/null || need+=(iproute2); \
-	command -v xfs_io >/dev/null || need+=(xfsprogs); \
-	command -v strace >/dev/null || need+=(strace); \
-	if (( $${#need[@]} > 0 )) && [[ $$EUID -eq 0 ]] && command -v apt-get >/dev/null; then \
-		echo "installing $${need[*]}"; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		{ apt-get update -qq && apt-get install -y --no-install-recommends "$${need[@]}"; } \
-			|| echo "not installed: what needs them is skipped"; \
-	fi >&2
+	$(call install,ip:iproute2 xfs_io:xfsprogs strace:strace)
+
+.PHONY: deps-jepsen-controls
+deps-jepsen-controls: deps-jepsen
+	$(call install,etcd:etcd-server etcdctl:etcd-client nats-server:nats-server)
 
 .PHONY: build-jepsen
 build-jepsen: deps-jepsen
 	$(WITH_ROCKSDB) cargo build $(LOCKED) --release --package coda-jepsen
 
 .PHONY: jepsen
-jepsen: build sdk build-jepsen ## Everything that can go wrong, under all workloads, for TIME (15m); see jepsen/README.md
-	rm -rf $(JEPSEN_OUT)
+jepsen: build sdk build-jepsen ## Everything that can go wrong, under all workloads, for TIME (15m); ARGS=--resume goes on
+	$(if $(filter --resume,$(ARGS)),,rm -rf $(JEPSEN_OUT))
 	$(CODA_JEPSEN) suite --time $(or $(TIME),15m) --python $(PY) --out $(JEPSEN_OUT) $(ARGS)
 
 .PHONY: jepsen-smoke
 jepsen-smoke: build build-jepsen ## A few faults of real nodes under load, within three minutes, and check
 	rm -rf $(JEPSEN_OUT)-smoke
 	$(CODA_JEPSEN) run --nemesis kill,partition-minority,power-all,packets,disk-hung --rounds 1 \
-		--out $(JEPSEN_OUT)-smoke $(ARGS)
+		--rate 30 --out $(JEPSEN_OUT)-smoke $(ARGS)
 
 .PHONY: jepsen-controls
-jepsen-controls: build-jepsen ## Show that the power cut is real: etcd must lose nothing by it, NATS must lose messages
+jepsen-controls: deps-jepsen-controls build-jepsen ## Show that the power cut is real: etcd must lose nothing by it, NATS must lose messages
 	rm -rf $(JEPSEN_OUT)-controls
 	for system in etcd nats; do \
 		$(CODA_JEPSEN) control $$system --out $(JEPSEN_OUT)-controls/$$system || [[ $$? -eq 77 ]]; \
@@ -199,8 +205,8 @@ lint: deps $(STAMPS)/requirements ## Check format and lints, of Rust and Python;
 	cargo fmt --all --check
 	$(WITH_ROCKSDB) cargo clippy $(LOCKED) --workspace -- --deny warnings
 	$(WITH_ROCKSDB) cargo clippy $(LOCKED) --workspace --all-targets -- --deny warnings --allow clippy::unwrap_used
-	$(VENV)/bin/ruff check sdk/python examples tests
-	$(VENV)/bin/ruff format --check sdk/python examples tests
+	$(VENV)/bin/ruff check sdk/python examples tests jepsen/python
+	$(VENV)/bin/ruff format --check sdk/python examples tests jepsen/python
 	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: licences were not checked"; fi
 
@@ -211,8 +217,8 @@ advisories: ## Look for known faults of the crates that we use (needs cargo-deny
 .PHONY: fmt
 fmt: $(STAMPS)/requirements ## Format Rust and Python
 	cargo fmt --all
-	$(VENV)/bin/ruff check --fix --select I sdk/python examples tests
-	$(VENV)/bin/ruff format sdk/python examples tests
+	$(VENV)/bin/ruff check --fix --select I sdk/python examples tests jepsen/python
+	$(VENV)/bin/ruff format sdk/python examples tests jepsen/python
 
 .PHONY: clean
 clean: ## Remove build outputs and .venv; the RocksDB cache stays

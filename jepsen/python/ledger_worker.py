@@ -1,19 +1,18 @@
 """The workload `ledger` in Python: the same workflow, the same steps and the same keys as in Rust.
 
-A run may begin in one language and end in the other. What bodies and readers did is added to the file that
-`JEPSEN_NOTES` names, one line each, by single writes: a kill leaves no half line in front of another.
+A run may begin in one language and end in the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
-import time
 from typing import Any
 
 import coda
+
+from jepsen_notes import Notes
 
 QUEUE = "ledger"
 SIDE_BY_SIDE = 3
@@ -21,7 +20,7 @@ MODULUS = 1_000_003
 BODY_MS_MAX = 20
 SOON = coda.Backoff(initial=0.02, factor=2.0, max=0.5, jitter=0.5)
 
-_notes = os.open(os.environ["JEPSEN_NOTES"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+_notes = Notes(QUEUE)
 _executions = itertools.count()
 
 
@@ -33,8 +32,7 @@ assert (value(0, "first"), value(7, "side-1"), value(40_000, "last")) == (3_864,
 
 
 def note(what: str, **fields: Any) -> None:
-    line = {"what": what, "at": time.monotonic_ns() // 1_000, **fields}
-    os.write(_notes, (json.dumps(line) + "\n").encode())
+    _notes.write({"what": what, **fields})
 
 
 async def body(run: int, step: str) -> dict[str, Any]:

@@ -32,6 +32,14 @@ status is 0 for a valid run, 1 if a promise was broken, 2 if the suite itself co
 to say anything, 4 if a checker came to no end, 77 if the machine lacks what all of the nemeses need.")]
     Run(RunArgs),
     /// Everything: runs with all workloads and all nemeses in turn, until the time is over, and one report
+    #[command(after_help = "\
+Examples:
+  coda-jepsen suite --time 15m --out out/suite
+  coda-jepsen suite --time 2h --seed 7 --python .venv/bin/python --out out/suite
+  coda-jepsen suite --time 30m --resume --out out/suite     another half an hour of the same suite
+
+Each fault strikes all workloads: a pair of a workload and a nemesis has run when the nemesis has struck while the
+workload ran. The folder gets suite.txt, suite.json and report.html after each run, and a folder for each run.")]
     Suite(SuiteArgs),
     /// Show what the power cut of all nodes does to another system: etcd must lose nothing, NATS must lose messages
     Control(ControlArgs),
@@ -39,8 +47,34 @@ to say anything, 4 if a checker came to no end, 77 if the machine lacks what all
     List,
 }
 
+/// What a run and a suite of runs have in common.
+#[derive(clap::Args, Debug, Clone, Serialize)]
+pub struct Common {
+    /// Where all chance comes from; drawn and printed if not given
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Nodes of a cluster at the beginning
+    #[arg(long, default_value_t = 5)]
+    pub nodes: u64,
+    /// Operations that are begun per second, by all clients of a workload together; some workloads divide it
+    #[arg(long, default_value_t = 15)]
+    pub rate: u32,
+    /// The program `coda`; beside this one, if not given
+    #[arg(long, value_name = "PATH")]
+    pub coda: Option<PathBuf>,
+    /// The Python that has Coda's SDK, for workers in Python beside those in Rust; or `none`
+    #[arg(long, default_value = "none", value_name = "PATH")]
+    pub python: String,
+    /// Where everything is kept; must not exist or be empty
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+}
+
 #[derive(Parser, Debug, Clone, Serialize)]
 pub struct RunArgs {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: Common,
     /// What clients and workers do; several do it at once
     #[arg(long, value_delimiter = ',', default_value = "ledger",
           value_parser = PossibleValuesParser::new(workloads::names()))]
@@ -55,33 +89,15 @@ pub struct RunArgs {
     /// How often each nemesis strikes, however long that takes
     #[arg(long)]
     pub rounds: Option<u32>,
-    /// Where all chance comes from; drawn and printed if not given
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// Nodes of the cluster at the beginning
-    #[arg(long, default_value_t = 5)]
-    pub nodes: u64,
     /// Data groups
     #[arg(long, default_value_t = 3)]
     pub groups: u16,
     #[arg(long, default_value_t = 3)]
     pub replication_factor: u8,
-    /// The program `coda`; beside this one, if not given
-    #[arg(long, value_name = "PATH")]
-    pub coda: Option<PathBuf>,
-    /// The Python that has Coda's SDK, for a worker in Python beside the one in Rust; or `none`
-    #[arg(long, default_value = "none", value_name = "PATH")]
-    pub python: String,
-    /// Where everything is kept; must not exist or be empty
-    #[arg(long, value_name = "FOLDER")]
-    pub out: PathBuf,
-    /// Runs that are started per second, by all clients together
-    #[arg(long, default_value_t = 30)]
-    pub rate: u32,
-    /// Runs that have been started and have not ended, at most; nothing is started beyond
+    /// Operations of a workload that have been begun and have not ended, at most; nothing is begun beyond
     #[arg(long, default_value_t = 500)]
     pub in_flight: usize,
-    /// Clients that start them
+    /// Clients of each workload
     #[arg(long, default_value_t = 4)]
     pub clients: usize,
     /// Nodes as plain processes on the loopback device, even for root: no networks, no disks of their own
@@ -103,12 +119,14 @@ pub struct RunArgs {
 
 #[derive(Parser, Debug, Clone)]
 pub struct SuiteArgs {
+    #[command(flatten)]
+    pub common: Common,
     /// How long; the run that is under way then comes to its end
     #[arg(long, default_value = "15m", value_parser = parse_duration)]
     pub time: Duration,
-    /// Where all chance comes from; drawn and printed if not given
-    #[arg(long)]
-    pub seed: Option<u64>,
+    /// Go on where an earlier suite stopped, with its seed, in its folder; --time counts from now
+    #[arg(long, conflicts_with = "seed")]
+    pub resume: bool,
     /// Workloads, all at once; all there are, if none is given
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(workloads::names()))]
     pub workload: Vec<String>,
@@ -116,21 +134,6 @@ pub struct SuiteArgs {
     #[arg(long, value_delimiter = ',', hide_possible_values = true,
           value_parser = PossibleValuesParser::new(nemeses::names()))]
     pub nemesis: Vec<String>,
-    /// Nodes of each cluster
-    #[arg(long, default_value_t = 5)]
-    pub nodes: u64,
-    /// Operations that are begun per second and workload
-    #[arg(long, default_value_t = 15)]
-    pub rate: u32,
-    /// The program `coda`; beside this one, if not given
-    #[arg(long, value_name = "PATH")]
-    pub coda: Option<PathBuf>,
-    /// The Python that has Coda's SDK, for workers in Python beside those in Rust; or `none`
-    #[arg(long, default_value = "none", value_name = "PATH")]
-    pub python: String,
-    /// Where everything is kept; must not exist or be empty
-    #[arg(long, value_name = "FOLDER")]
-    pub out: PathBuf,
 }
 
 #[derive(Parser, Debug, Clone)]
@@ -156,12 +159,12 @@ impl RunArgs {
     pub fn wants_fake_clocks(&self) -> bool {
         let is_of_clocks = |kind: &&nemeses::Kind| kind.name == "all" || kind.needs.contains(&Need::FakeTime);
         let wanted = self.nemesis.iter().filter_map(|name| nemeses::find(name)).any(|kind| is_of_clocks(&kind));
-        wanted && !self.plain && Need::FakeTime.missing(self.nodes).is_none()
+        wanted && !self.plain && Need::FakeTime.missing(self.common.nodes).is_none()
     }
 
     /// The Python for a worker, if there is to be one.
     pub fn python(&self) -> Option<PathBuf> {
-        (self.python != "none").then(|| PathBuf::from(&self.python))
+        (self.common.python != "none").then(|| PathBuf::from(&self.common.python))
     }
 }
 
@@ -188,6 +191,13 @@ mod tests {
         let seconds = |text| parse_duration(text).map(|time| time.as_secs()).ok();
         assert_eq!([seconds("90"), seconds("90s"), seconds("15m"), seconds("8h")], [90, 90, 900, 28_800].map(Some));
         assert_eq!([seconds(""), seconds("m"), seconds("5d"), seconds("99999999999999999999h")], [None; 4]);
+    }
+
+    #[test]
+    fn a_suite_goes_on_with_the_seed_that_it_has() {
+        let parse = |more: &[&str]| Args::try_parse_from([&["coda-jepsen", "suite", "--out", "x"], more].concat());
+        assert!(parse(&["--resume"]).is_ok() && parse(&["--seed", "7"]).is_ok());
+        assert!(parse(&["--resume", "--seed", "7"]).is_err());
     }
 
     #[test]

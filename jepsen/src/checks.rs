@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use coda_checkers::properties as p;
 use coda_protocol::ids::GroupId;
 use coda_protocol::operate::{ClusterReport, ReplicaDigest};
 use serde::Serialize;
@@ -54,7 +55,8 @@ pub async fn equal_copies(
             }
             // The same entries and not the same state: that does not pass.
             if diverged(&copies) || Instant::now() >= deadline {
-                findings.violation(format!("the copies of group {group} are not equal: {copies:?}"));
+                findings
+                    .violation(p::COPIES_ARE_EQUAL, format!("the copies of group {group} are not equal: {copies:?}"));
                 break;
             }
             sleep(LOOK_AGAIN).await;
@@ -79,7 +81,7 @@ pub fn leader_spread(report: &ClusterReport, findings: &Findings) -> BTreeMap<u6
     let spread: BTreeMap<u64, usize> = leads(report).into_iter().map(|(node, groups)| (node, groups.len())).collect();
     let (most, least) = (spread.values().max().copied(), spread.values().min().copied());
     if most.unwrap_or_default() - least.unwrap_or_default() > SPREAD_MAX {
-        findings.violation(format!("leaders are not spread: {spread:?}"));
+        findings.violation(p::WELL_AGAIN_IN_TIME, format!("leaders are not spread: {spread:?}"));
     }
     spread
 }
@@ -124,7 +126,7 @@ pub fn logs(cluster: &Cluster, excuses: &[Excuse], findings: &Findings) {
             at += line.len() as u64;
         }
         for line in alarms.into_iter().take(ALARMS_SHOWN_MAX) {
-            findings.violation(format!("node {node} says: {line}"));
+            findings.violation(p::NODES_STAY_UP, format!("node {node} says: {line}"));
         }
     }
 }
@@ -183,7 +185,7 @@ mod tests {
 
     #[test]
     fn too_few_acknowledged_operations_are_no_coverage_and_others_do_not_count() {
-        let one = |ending| Operation { what: "start", asked: Moment(0), ended: Moment(1), ending };
+        let one = |ending| Operation { workload: "tasks", what: "start", asked: Moment(0), ended: Moment(1), ending };
         let many = |ok: usize, maybe: usize| [vec![one(Ending::Ok); ok], vec![one(Ending::Maybe); maybe]].concat();
         let found = |operations: &[Operation]| {
             let findings = findings(&operations.len().to_string());

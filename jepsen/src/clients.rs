@@ -42,6 +42,7 @@ pub struct Clients {
 
 /// One of many.
 pub struct Turn {
+    pub recorder: Recorder,
     pub client: Client,
     /// Which client.
     pub number: u64,
@@ -56,6 +57,7 @@ impl Clients {
         options: &ConnectOptions,
         args: &RunArgs,
         rate: f64,
+        recorder: &Recorder,
         chance: &mut StdRng,
         take_turn: impl Fn(Turn) -> BoxFuture<'static, ()> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
@@ -68,6 +70,7 @@ impl Clients {
             let client = Client::connect(fresh(options)).await?;
             all.clients.push(client.clone());
             let (stop, turns, room, take_turn) = (all.stop.clone(), turns.clone(), room.clone(), take_turn.clone());
+            let recorder = recorder.clone();
             let mut chance = StdRng::seed_from_u64(chance.random());
             all.running.push(tokio::spawn(async move {
                 let (mut tick, mut running) = (interval(every), JoinSet::new());
@@ -78,7 +81,8 @@ impl Clients {
                     let Ok(room) = room.clone().try_acquire_owned() else { continue };
                     let turn = turns.fetch_add(1, Ordering::Relaxed);
                     let chance = StdRng::seed_from_u64(chance.random());
-                    let turn = take_turn(Turn { client: client.clone(), number, turn, chance });
+                    let (recorder, client) = (recorder.clone(), client.clone());
+                    let turn = take_turn(Turn { recorder, client, number, turn, chance });
                     running.spawn(async move {
                         turn.await;
                         drop(room);
@@ -97,8 +101,8 @@ impl Clients {
         for running in std::mem::take(&mut self.running) {
             match timeout_at(deadline, running).await {
                 Ok(Ok(())) => {}
-                Ok(Err(panic)) => findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: a client has panicked: {panic}")),
-                Err(_) => findings.violation(format!("{ACCEPTED_WORK_ENDS}: a client still waits when all is well")),
+                Ok(Err(panic)) => findings.violation(TROUBLE_IS_NOT_TOLD, format!("a client has panicked: {panic}")),
+                Err(_) => findings.violation(ACCEPTED_WORK_ENDS, "a client still waits when all is well"),
             }
         }
     }
@@ -127,14 +131,14 @@ pub fn task(id: TaskId, queue: &str, name: &str, args: &Value) -> SubmitTask {
 }
 
 /// Submits; whether it was acknowledged.
-pub async fn submit(recorder: &Recorder, turn: &Turn, submit: SubmitTask, about: Value) -> bool {
-    let begun = recorder.begin(turn.number, "submit", submit.task, about);
+pub async fn submit(turn: &Turn, submit: SubmitTask, about: Value) -> bool {
+    let begun = turn.recorder.begin(turn.number, "submit", submit.task, about);
     let answered = turn.client.link().ask_within(Request::SubmitTask(submit), PATIENCE).await;
     let existed = |reply: &Reply| match reply {
         Reply::Started { existed } => json!({ "existed": existed }),
         other => json!({ "unexpected": format!("{other:?}") }),
     };
-    recorder.answered(begun, answered, existed).is_ok()
+    turn.recorder.answered(begun, answered, existed).is_ok()
 }
 
 /// Asks how a task is; a task that is not there is an answer too.

@@ -58,13 +58,13 @@ struct Member {
 impl Cluster {
     /// No nodes, and certificates for any.
     pub fn empty(args: &RunArgs, mut ports: StdRng) -> anyhow::Result<Self> {
-        let coda = match &args.coda {
+        let coda = match &args.common.coda {
             Some(coda) => coda.canonicalize().with_context(|| format!("there is no {}", coda.display()))?,
             None => std::env::current_exe()?.with_file_name("coda"),
         };
         let lifetime = Lifetime::days(SystemClock.now(), CERTIFICATES_DAYS)?;
         let authority = Authority::found(&"jepsen".parse()?, lifetime)?;
-        let out = args.out.canonicalize()?;
+        let out = args.common.out.canonicalize()?;
         authority.save(&out.join("ca"), false)?;
         let network = if is_inside() && !args.plain { Some(Network::open(ports.random())?) } else { None };
         let fake_clocks = if args.wants_fake_clocks() { Some(clock::build(&out)?) } else { None };

@@ -2,12 +2,13 @@
 //!
 //! They stand on the SDK's `WorkerLink`, since functions of its `Worker` never see a token.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coda_checkers::attempts::Attempt;
-use coda_checkers::fencing::{Completion, Grant};
-use coda_checkers::history::Op;
+use coda_checkers::fencing::{Completion, Grant, Write};
+use coda_checkers::history::{End, Op};
 use coda_checkers::properties::{ACCEPTED_WORK_ENDS, TROUBLE_IS_NOT_TOLD};
 use coda_client::{Client, ConnectOptions, Served, WorkerEvent, WorkerLink};
 use coda_protocol::ids::{Slotted, TaskId, Work};
@@ -95,7 +96,7 @@ impl Hands {
                             worker.lost.lock().push((task, lease.0));
                         }
                         WorkerEvent::Failed(error) => {
-                            told.violation(format!("{TROUBLE_IS_NOT_TOLD}: worker {number} was told {error}"));
+                            told.violation(TROUBLE_IS_NOT_TOLD, format!("worker {number} was told {error}"));
                             return;
                         }
                         WorkerEvent::RunStart { .. }
@@ -120,8 +121,8 @@ impl Hands {
         self.stop.send_replace(true);
         match timeout(STOPS_WITHIN, self.working).await {
             Ok(Ok(())) => {}
-            Ok(Err(panic)) => self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: a worker has panicked: {panic}")),
-            Err(_) => self.findings.violation(format!("{ACCEPTED_WORK_ENDS}: a worker does not stop")),
+            Ok(Err(panic)) => self.findings.violation(TROUBLE_IS_NOT_TOLD, format!("a worker has panicked: {panic}")),
+            Err(_) => self.findings.violation(ACCEPTED_WORK_ENDS, "a worker does not stop"),
         }
     }
 }
@@ -135,7 +136,7 @@ impl Worker {
             json!({ "token": token.0, "attempt": attempt, "left": retries_left, "group": group, "index": index });
         self.recorder.note(self.number, "lease", task, told);
         let outcome = (self.body)(lease).await;
-        let said = json!({ "token": token.0, "failed": outcome.is_err(), "left": retries_left });
+        let said = json!({ "token": token.0, "failed": outcome.is_err(), "left": retries_left, "attempt": attempt });
         let begun = self.recorder.begin(self.number, "complete", task, said);
         if self.lost.lock().contains(&(task, token.0)) {
             // It knows that it is late, and says it all the same.
@@ -167,13 +168,14 @@ pub fn failure(message: &str) -> WorkOutcome {
     Err(Failure { kind: "jepsen.Planned".into(), message: message.into(), retryable: true, traceback: String::new() })
 }
 
-pub fn success(value: &Value) -> WorkOutcome {
-    Ok(Payload::json(value.to_string()))
+/// It says which attempt it was.
+pub fn ended_by(lease: &TaskLease) -> WorkOutcome {
+    Ok(Payload::json(json!({ "attempt": lease.attempt }).to_string()))
 }
 
-/// Leases, as workers wrote them down.
+/// Leases, as workers wrote them down. Bodies in Python do not see their tokens.
 pub fn grants(ops: &[Op]) -> Vec<Grant<String>> {
-    let leases = ops.iter().filter(|op| op.f == "lease");
+    let leases = ops.iter().filter(|op| op.f == "lease" && has_token(op));
     let grant = |op: &Op| Grant {
         work: key(op),
         group: number(op, "group") as u32,
@@ -186,7 +188,7 @@ pub fn grants(ops: &[Op]) -> Vec<Grant<String>> {
 
 /// What workers said in the end, and what became of it.
 pub fn completions(ops: &[Op]) -> Vec<Completion<String>> {
-    let said = ops.iter().filter(|op| op.f == "complete");
+    let said = ops.iter().filter(|op| op.f == "complete" && has_token(op));
     let completion = |op: &Op| Completion {
         work: key(op),
         token: number(op, "token"),
@@ -197,16 +199,50 @@ pub fn completions(ops: &[Op]) -> Vec<Completion<String>> {
     said.map(completion).collect()
 }
 
-/// Both, of each attempt.
+/// Both, of each attempt, in all languages: the number of the attempt is its token. That tokens proper rise with it is said of
+/// [`grants`].
 pub fn attempts(ops: &[Op]) -> Vec<Attempt<String>> {
-    let said: std::collections::BTreeMap<(String, u64), &Op> =
-        ops.iter().filter(|op| op.f == "complete").map(|op| ((key(op), number(op, "token")), op)).collect();
+    let said: BTreeMap<(String, u64), &Op> =
+        ops.iter().filter(|op| op.f == "complete").map(|op| ((key(op), number(op, "attempt")), op)).collect();
     let attempt = |op: &Op| {
-        let (work, token) = (key(op), number(op, "token"));
+        let (work, token) = (key(op), number(op, "attempt"));
         let failed = said.get(&(work.clone(), token)).filter(|op| has_failed(op)).map(|op| op.end);
-        Attempt { work, token, number: number(op, "attempt") as u32, retries_left: number(op, "left") as u32, failed }
+        Attempt { work, token, number: token as u32, retries_left: number(op, "left") as u32, failed }
     };
     ops.iter().filter(|op| op.f == "lease").map(attempt).collect()
+}
+
+/// What is known of fenced work: who was leased what, whose end counts, and who wrote to a sink.
+pub type Fenced = (Vec<Grant<String>>, Vec<Completion<String>>, Vec<Write<String>>);
+
+/// The same of all languages: the number of the attempt is the token.
+pub fn by_attempt(ops: &[Op]) -> Fenced {
+    let mut works: BTreeMap<String, u32> = BTreeMap::new();
+    let mut grants = Vec::new();
+    for op in ops.iter().filter(|op| op.f == "lease") {
+        let count = works.len() as u32;
+        // Attempts of each piece of work count from 1: a group of its own.
+        let (work, token) = (key(op), number(op, "attempt"));
+        let group = *works.entry(work.clone()).or_insert(count);
+        grants.push(Grant { work, group, token, attempt: token as u32, index: token });
+    }
+    let mut ends: BTreeMap<String, Completion<String>> = BTreeMap::new();
+    for op in ops.iter().filter(|op| op.f == "wait" && op.end == End::Ok) {
+        let said = op.answer["ok"].as_str().and_then(|said| serde_json::from_str::<Value>(said).ok());
+        let Some(token) = said.and_then(|said| said["attempt"].as_u64()) else { continue };
+        ends.insert(key(op), Completion { work: key(op), token, end: End::Ok, is_final: true, index: None });
+    }
+    let mut sunk: Vec<&Op> = ops.iter().filter(|op| op.f == "sink").collect();
+    sunk.sort_by_key(|op| op.asked);
+    let mut highest: BTreeMap<String, u64> = BTreeMap::new();
+    let write = |op: &Op| {
+        let (work, token) = (key(op), number(op, "attempt"));
+        let highest = highest.entry(work.clone()).or_default();
+        *highest = token.max(*highest);
+        Write { work, token, accepted: token == *highest, at: op.asked }
+    };
+    let writes = sunk.into_iter().map(write).collect();
+    (grants, ends.into_values().collect(), writes)
 }
 
 /// The group whose log a task is in.
@@ -223,6 +259,53 @@ pub fn number(op: &Op, name: &str) -> u64 {
     op.asked_with[name].as_u64().unwrap_or_default()
 }
 
+fn has_token(op: &Op) -> bool {
+    op.asked_with.get("token").is_some()
+}
+
 fn has_failed(op: &Op) -> bool {
     op.asked_with["failed"].as_bool().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use coda_checkers::fencing;
+
+    use super::*;
+
+    fn op(f: &str, asked: u64, with: Value, answer: Value) -> Op {
+        Op {
+            op: asked,
+            client: 1,
+            f: f.into(),
+            key: Some("work".into()),
+            asked_with: with,
+            answer,
+            asked,
+            answered: asked,
+            end: End::Ok,
+            position: None,
+            error: None,
+        }
+    }
+
+    fn names(ops: &[Op]) -> Vec<&'static str> {
+        let (grants, ends, writes) = by_attempt(ops);
+        let broken = fencing::check(&grants, &ends, &writes);
+        broken.into_iter().map(|broken| broken.property.name()).collect()
+    }
+
+    #[test]
+    fn attempts_are_tokens_of_both_languages() {
+        let lease = |asked, attempt| op("lease", asked, json!({ "attempt": attempt }), Value::Null);
+        let sink = |asked, attempt| op("sink", asked, json!({ "attempt": attempt }), Value::Null);
+        let end =
+            |attempt: u64| op("wait", 90, Value::Null, json!({ "ok": json!({ "attempt": attempt }).to_string() }));
+        let late = [lease(1, 1), sink(2, 1), lease(3, 2), sink(4, 2), sink(5, 1), sink(6, 2), end(2)];
+        assert_eq!(names(&late), [""; 0], "the first goes on, and its second write is refused");
+        assert_eq!(names(&[lease(1, 1), lease(2, 1)]), ["fencing_tokens_are_unique"]);
+        assert_eq!(names(&[lease(1, 1), lease(3, 2), end(1)]), ["superseded_changes_nothing"]);
+        assert_eq!(names(&[lease(1, 1), sink(2, 2), end(1)]), ["fenced_sink_agrees"]);
+        assert!(grants(&late).is_empty() && completions(&late).is_empty(), "they have no tokens");
+    }
 }

@@ -36,8 +36,8 @@ pub fn page(parts: &Parts, sums: &BTreeMap<&'static str, Sum>) -> String {
         "<h1>{} <span class=\"{class}\">{}</span></h1>\n<p>seed {}, {} nodes, {} data groups of {} copies, {} s</p>\n",
         escaped(&title),
         parts.verdict,
-        args.seed.unwrap_or_default(),
-        args.nodes,
+        args.common.seed.unwrap_or_default(),
+        args.common.nodes,
         args.groups,
         args.replication_factor,
         parts.took.as_secs()

@@ -59,7 +59,12 @@ impl<'a> Judge<'a> {
     }
 
     pub fn violations(&self, broken: impl IntoIterator<Item = Violation>) {
-        broken.into_iter().for_each(|broken| self.findings.violation(broken.to_string()));
+        broken.into_iter().for_each(|broken| self.findings.broken(&broken));
+    }
+
+    /// A checker came to no end.
+    pub fn doubt(&self, what: impl Into<String>) {
+        self.findings.doubt(what);
     }
 
     pub fn figures(self) -> Value {
@@ -109,15 +114,20 @@ impl<'a> Judge<'a> {
         }));
     }
 
-    /// Only the last attempt changes anything.
+    /// Only the last attempt changes anything: by tokens, where bodies see them, and by the numbers of attempts.
     pub fn leases(&mut self, writes: &[fencing::Write<String>]) {
         let (grants, completions) = (hands::grants(self.ops), hands::completions(self.ops));
         self.violations(fencing::check(&grants, &completions, writes));
+        let (all, ends, sunk) = hands::by_attempt(self.ops);
+        self.violations(fencing::check(&all, &ends, &sunk));
         let refused = completions.iter().filter(|done| done.end == End::Fail).count();
-        let sunk = writes.iter().filter(|write| !write.accepted).count();
+        let late = sunk.iter().filter(|write| !write.accepted).count();
         self.figure(
             "leases",
-            json!({ "granted": grants.len(), "late ends refused": refused, "refused by the sink": sunk }),
+            json!({
+                "granted": all.len(), "in Python": all.len() - grants.len(), "late ends refused": refused,
+                "refused by the sink": late,
+            }),
         );
     }
 

@@ -1,10 +1,15 @@
 //! What most workloads are: clients, workers, and what is done beside; all of it written down, and judged when it is over.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coda_checkers::history::Op;
 use coda_checkers::properties::{ACCEPTED_WORK_ENDS, TROUBLE_IS_NOT_TOLD};
 use coda_client::{ClientError, ConnectOptions, Worker};
+use coda_protocol::ids::SessionId;
+use coda_protocol::payload::WorkOutcome;
+use coda_protocol::push::TaskLease;
 use futures::future::{BoxFuture, join_all};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -13,15 +18,19 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::clients::{Clients, look_at_all};
+use crate::args::RunArgs;
+use crate::clients::{Clients, Turn, fresh, look_at_all};
 use crate::findings::Findings;
-use crate::hands::{Body, Hands, Job};
+use crate::hands::{Hands, Job};
 use crate::judge::{Judge, Rules};
+use crate::python;
 use crate::recorder::Recorder;
 use crate::workloads::{Doing, Setting, Workload};
 
 /// The client that looks at everything in the end.
 const THE_LAST_CLIENT: u64 = 1_000;
+/// Workers are told from clients by their number.
+const THE_FIRST_WORKER: u64 = 100;
 const BESIDE_STOPS_WITHIN: Duration = Duration::from_secs(30);
 const WORKERS_STOP_WITHIN: Duration = Duration::from_secs(40);
 
@@ -29,96 +38,114 @@ const WORKERS_STOP_WITHIN: Duration = Duration::from_secs(40);
 pub type Last = Box<dyn FnOnce(ConnectOptions) -> BoxFuture<'static, anyhow::Result<()>> + Send>;
 pub type Check = Box<dyn FnOnce(&[Op], &mut Judge<'_>) + Send>;
 
+/// The workers of one queue, each with as many slots.
+#[derive(Clone, Copy)]
+pub struct Crew {
+    pub queue: &'static str,
+    pub workers: u64,
+    pub slots: u32,
+}
+
 pub struct Load {
-    pub clients: Vec<Clients>,
-    pub hands: Vec<Hands>,
+    pub recorder: Recorder,
+    /// How clients and workers reach the cluster.
+    pub options: ConnectOptions,
+    pub findings: Findings,
+    args: RunArgs,
+    chance: StdRng,
+    /// What workers in Python write down.
+    notes: PathBuf,
+    clients: Vec<Clients>,
+    hands: Vec<Hands>,
     workers: Vec<JoinHandle<Result<(), ClientError>>>,
     /// What is done beside, until it is told to stop.
-    pub beside: Vec<JoinHandle<()>>,
+    beside: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
     over: watch::Sender<bool>,
-    pub recorder: Recorder,
-    findings: Findings,
     rules: Rules,
     last: Option<Last>,
     check: Check,
 }
 
-/// What a load is built of.
-pub struct Ground {
-    pub recorder: Recorder,
-    pub options: ConnectOptions,
-    pub findings: Findings,
-    pub chance: StdRng,
-    rules: Rules,
-}
-
-impl Ground {
-    pub fn of(setting: &mut Setting<'_>, workload: &str) -> anyhow::Result<Self> {
-        let out = setting.args.out.canonicalize()?;
+impl Load {
+    /// Nobody yet; what all have written down is checked in the end.
+    pub fn new(
+        setting: Setting<'_>,
+        workload: &str,
+        check: impl FnOnce(&[Op], &mut Judge<'_>) + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let Setting { args, cluster, findings, operations, chance, .. } = setting;
+        let out = args.common.out.canonicalize()?;
         // Nodes see other times of day under these.
         let of_clocks = |name: &String| name.starts_with("clock") || name == "all";
-        let clocks_are_right = !setting.args.nemesis.iter().any(of_clocks);
-        let rules = Rules { groups: setting.args.groups, clocks_are_right };
+        let clocks_are_right = !args.nemesis.iter().any(of_clocks);
         Ok(Self {
-            recorder: Recorder::create(&out, workload, setting.operations.clone())?,
-            options: setting.cluster.options(&setting.cluster.running())?,
-            findings: setting.findings.clone(),
-            chance: StdRng::from_rng(&mut setting.chance),
-            rules,
-        })
-    }
-
-    /// So many workers of one queue, each with as many slots.
-    pub async fn hands(
-        &self,
-        setting: &Setting<'_>,
-        what: (&'static str, u64, u32),
-        body: Body,
-    ) -> anyhow::Result<Vec<Hands>> {
-        let (queue, workers, slots) = what;
-        let mut hands = Vec::new();
-        for number in 0..workers {
-            let job = Job {
-                queue,
-                name: queue,
-                slots,
-                groups: setting.args.groups,
-                recorder: self.recorder.clone(),
-                findings: self.findings.clone(),
-                body: body.clone(),
-            };
-            // Workers are told from clients by their number.
-            hands.push(Hands::start(100 + number, crate::clients::fresh(&self.options), job).await?);
-        }
-        Ok(hands)
-    }
-
-    pub fn load(self, check: impl FnOnce(&[Op], &mut Judge<'_>) + Send + 'static) -> Load {
-        Load {
+            recorder: Recorder::create(&out, workload, operations)?,
+            options: cluster.options(&cluster.running())?,
+            findings,
+            notes: python::notes(&out, workload),
+            rules: Rules { groups: args.groups, clocks_are_right },
+            args: args.clone(),
+            chance,
             clients: Vec::new(),
             hands: Vec::new(),
             workers: Vec::new(),
             beside: Vec::new(),
             stop: watch::Sender::new(false),
             over: watch::Sender::new(false),
-            recorder: self.recorder,
-            findings: self.findings,
-            rules: self.rules,
             last: None,
             check: Box::new(check),
-        }
+        })
     }
-}
 
-impl Load {
     /// What is asked for in the end.
     pub fn last(
-        mut self,
+        &mut self,
         last: impl FnOnce(ConnectOptions) -> BoxFuture<'static, anyhow::Result<()>> + Send + 'static,
-    ) -> Self {
+    ) {
         self.last = Some(Box::new(last));
-        self
+    }
+
+    /// Workers that execute tasks of a queue; their sessions.
+    pub async fn serve(
+        &mut self,
+        crew: Crew,
+        body: impl Fn(TaskLease) -> BoxFuture<'static, WorkOutcome> + Send + Sync + 'static,
+    ) -> anyhow::Result<Vec<SessionId>> {
+        let (body, mut sessions) = (Arc::new(body), Vec::new());
+        for number in 0..crew.workers {
+            let job = Job {
+                queue: crew.queue,
+                name: crew.queue,
+                slots: crew.slots,
+                groups: self.args.groups,
+                recorder: self.recorder.clone(),
+                findings: self.findings.clone(),
+                body: body.clone(),
+            };
+            let options = fresh(&self.options);
+            sessions.push(options.session);
+            self.hands.push(Hands::start(THE_FIRST_WORKER + number, options, job).await?);
+        }
+        Ok(sessions)
+    }
+
+    /// Clients that take turns, each of which is as much as so many operations.
+    pub async fn drive(
+        &mut self,
+        operations_per_turn: f64,
+        take_turn: impl Fn(Turn) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) -> anyhow::Result<()> {
+        let rate = f64::from(self.args.common.rate) / operations_per_turn;
+        let clients =
+            Clients::start(&self.options, &self.args, rate, &self.recorder, &mut self.chance, take_turn).await?;
+        self.clients.push(clients);
+        Ok(())
+    }
+
+    /// Chance for something of its own.
+    pub fn fork(&mut self) -> StdRng {
+        StdRng::from_rng(&mut self.chance)
     }
 
     /// Something beside, until it is told to stop.
@@ -136,7 +163,7 @@ impl Load {
         self.stop.send_replace(true);
         for beside in std::mem::take(&mut self.beside) {
             if timeout(BESIDE_STOPS_WITHIN, beside).await.is_err() {
-                self.findings.violation(format!("{ACCEPTED_WORK_ENDS}: something beside the clients still waits"));
+                self.findings.violation(ACCEPTED_WORK_ENDS, "something beside the clients still waits");
             }
         }
         for clients in &mut self.clients {
@@ -155,11 +182,12 @@ impl Load {
         for worker in self.workers {
             match timeout(WORKERS_STOP_WITHIN, worker).await {
                 Ok(Ok(Ok(()))) => {}
-                Ok(ended) => self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: a worker has ended: {ended:?}")),
-                Err(_) => self.findings.violation(format!("{ACCEPTED_WORK_ENDS}: a worker does not stop")),
+                Ok(ended) => self.findings.violation(TROUBLE_IS_NOT_TOLD, format!("a worker has ended: {ended:?}")),
+                Err(_) => self.findings.violation(ACCEPTED_WORK_ENDS, "a worker does not stop"),
             }
         }
         join_all(self.clients.into_iter().map(Clients::close)).await;
+        self.recorder.read(&self.notes)?;
         let ops = self.recorder.history()?;
         let mut judge = Judge::new(&ops, &self.findings, self.rules);
         (self.check)(&ops, &mut judge);

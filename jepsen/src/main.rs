@@ -14,6 +14,7 @@ mod verdict;
 
 mod clock;
 mod disk;
+mod machine;
 mod needs;
 mod network;
 mod process;
@@ -37,6 +38,7 @@ mod judge;
 mod load;
 mod nemeses;
 mod probers;
+mod python;
 mod workloads;
 
 mod checks;

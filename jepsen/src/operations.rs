@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::moment::{Moment, ms};
 use crate::probers::Spread;
@@ -23,6 +23,8 @@ pub enum Ending {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Operation {
+    /// Whose clients asked.
+    pub workload: &'static str,
     /// What was asked, in a word.
     pub what: &'static str,
     pub asked: Moment,
@@ -32,7 +34,10 @@ pub struct Operation {
 
 /// Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Operations(Arc<Mutex<Vec<Operation>>>);
+pub struct Operations {
+    all: Arc<Mutex<Vec<Operation>>>,
+    workload: &'static str,
+}
 
 /// All operations of one kind, summed up.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -44,19 +49,61 @@ pub struct Sum {
     pub ms: Spread,
 }
 
+/// How operations ended, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    pub ok: u64,
+    pub failed: u64,
+    pub maybe: u64,
+}
+
+impl Tally {
+    pub fn attempted(self) -> u64 {
+        self.ok + self.failed + self.maybe
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.ok += other.ok;
+        self.failed += other.failed;
+        self.maybe += other.maybe;
+    }
+
+    fn count(&mut self, ending: Ending) {
+        *match ending {
+            Ending::Ok => &mut self.ok,
+            Ending::Failed => &mut self.failed,
+            Ending::Maybe => &mut self.maybe,
+        } += 1;
+    }
+}
+
 impl Operations {
+    /// The same, for what clients of one workload do.
+    pub fn of(&self, workload: &'static str) -> Self {
+        Self { all: self.all.clone(), workload }
+    }
+
     /// One has just ended.
     pub fn ended(&self, what: &'static str, asked: Moment, ending: Ending) {
-        self.0.lock().push(Operation { what, asked, ended: Moment::now(), ending });
+        self.all.lock().push(Operation { workload: self.workload, what, asked, ended: Moment::now(), ending });
     }
 
     pub fn all(&self) -> Vec<Operation> {
-        self.0.lock().clone()
+        self.all.lock().clone()
     }
 
     pub fn count(&self) -> usize {
-        self.0.lock().len()
+        self.all.lock().len()
     }
+}
+
+/// Those that were under way at some time between the two, by workload.
+pub fn between(operations: &[Operation], from: Moment, to: Moment) -> BTreeMap<&'static str, Tally> {
+    let mut tallies: BTreeMap<&'static str, Tally> = BTreeMap::new();
+    for operation in operations.iter().filter(|operation| operation.asked < to && operation.ended >= from) {
+        tallies.entry(operation.workload).or_default().count(operation.ending);
+    }
+    tallies
 }
 
 /// By kind.
@@ -84,9 +131,27 @@ pub fn sums(operations: &[Operation]) -> BTreeMap<&'static str, Sum> {
 mod tests {
     use super::*;
 
+    fn one(what: &'static str, asked: u64, ended: u64, ending: Ending) -> Operation {
+        Operation { workload: "tasks", what, asked: Moment(asked), ended: Moment(ended), ending }
+    }
+
+    #[test]
+    fn an_operation_counts_for_every_fault_during_which_it_was_under_way() {
+        let mut all = vec![
+            one("submit", 0, 9, Ending::Ok),
+            one("submit", 0, 10, Ending::Ok),
+            one("submit", 15, 30, Ending::Maybe),
+            one("submit", 19, 19, Ending::Failed),
+            one("submit", 20, 21, Ending::Ok),
+        ];
+        all.push(Operation { workload: "order", ..one("submit", 5, 50, Ending::Ok) });
+        let tallies = between(&all, Moment(10), Moment(20));
+        assert_eq!(tallies["tasks"], Tally { ok: 1, failed: 1, maybe: 1 });
+        assert_eq!((tallies["order"].attempted(), tallies.len()), (1, 2));
+    }
+
     #[test]
     fn operations_are_summed_up_by_kind_and_ending() {
-        let one = |what, asked, ended, ending| Operation { what, asked: Moment(asked), ended: Moment(ended), ending };
         let all = [
             one("start", 0, 2_000, Ending::Ok),
             one("start", 0, 4_000, Ending::Ok),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use coda_checkers::properties as p;
 use coda_client::{Client, ConnectOptions, SubmitOptions};
 use coda_protocol::ids::{GroupId, SessionId, TaskId};
 use coda_protocol::slots::SlotMap;
@@ -83,7 +84,8 @@ impl Probers {
         self.stop.store(true, Ordering::Relaxed);
         for (group, probing) in self.probing {
             if timeout(STOPS_WITHIN, probing).await.is_err() {
-                self.findings.violation(format!("group {group}: a write is not answered when everything is quiet"));
+                let what = format!("group {group}: a write is not answered when everything is quiet");
+                self.findings.violation(p::ACCEPTED_WORK_ENDS, what);
             }
         }
     }
@@ -105,7 +107,8 @@ impl Prober {
             let asked = Moment::now();
             let submit = SubmitOptions::new("probe").id(self.task).queue(QUEUE);
             if let Err(error) = self.client.submit(submit).await {
-                self.findings.violation(format!("group {}: a prober was told {error}", self.group));
+                let what = format!("group {}: a prober was told {error}", self.group);
+                self.findings.violation(p::TROUBLE_IS_NOT_TOLD, what);
                 return;
             }
             let answered = Moment::now();

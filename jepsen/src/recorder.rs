@@ -1,6 +1,6 @@
 //! What clients and workers of one workload saw, as checkers read it: in memory, and line by line in `operations-NAME.jsonl`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -108,6 +108,21 @@ impl Recorder {
         inner.note(event(at, op, client, Type::Ok, f, key, value, None, None));
     }
 
+    /// Adds what a worker in another language has written down, if there is one.
+    pub fn read(&self, notes: &Path) -> anyhow::Result<()> {
+        let Ok(text) = fs::read_to_string(notes) else { return Ok(()) };
+        let events = history::parse(&text).with_context(|| notes.display().to_string())?;
+        let mut inner = self.inner.lock();
+        // They number their operations by themselves.
+        let first = inner.next;
+        for event in events {
+            let op = first + event.op;
+            inner.next = inner.next.max(op + 1);
+            inner.note(Event { op, ..event });
+        }
+        Ok(())
+    }
+
     /// All operations so far, for the checkers.
     pub fn history(&self) -> anyhow::Result<Vec<Op>> {
         let mut inner = self.inner.lock();
@@ -178,9 +193,20 @@ mod tests {
         }
         drop(recorder.begin(7, "submit", "key", Value::Null));
         recorder.note(8, "lease", "key", json!(5));
+        let notes = out.join("python-test.jsonl");
+        let lines = [
+            r#"{"at": 5, "op": 0, "client": 200, "f": "lease", "key": "a", "value": {"attempt": 1}, "type": "invoke"}"#,
+            r#"{"at": 5, "op": 0, "client": 200, "f": "lease", "key": "a", "value": {"attempt": 1}, "type": "ok"}"#,
+            r#"{"at": 6, "op": 1, "client": 200, "f": "complete", "key": "a", "value": null, "type": "invoke"}"#,
+            r#"{"at": 7, "op": 2, "cli"#,
+        ];
+        std::fs::write(&notes, lines.join("\n")).unwrap();
+        recorder.read(&notes).unwrap();
+        recorder.read(&out.join("python-none.jsonl")).unwrap();
         let ops = recorder.history().unwrap();
         let ends: Vec<_> = ops.iter().map(|op| op.end).collect();
-        assert_eq!(ends, [End::Ok, End::Fail, End::Maybe, End::Maybe, End::Ok]);
+        assert_eq!(ends, [End::Ok, End::Fail, End::Maybe, End::Maybe, End::Ok, End::Ok, End::Maybe]);
+        assert_eq!((ops[5].f.as_str(), ops[5].asked_with["attempt"].as_u64(), ops[5].asked), ("lease", Some(1), 5));
         assert_eq!(ops[0].position.map(|at| at.index), Some(3));
         assert_eq!((ops[1].error.as_deref(), ops[1].position), (Some("CODA2014"), None));
         let text = std::fs::read_to_string(out.join("operations-test.jsonl")).unwrap();

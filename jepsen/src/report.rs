@@ -16,7 +16,7 @@ use crate::checks::NodeFigures;
 use crate::findings::{Found, Sort};
 use crate::moment::{Moment, ms};
 use crate::network::Count;
-use crate::operations::{Operation, Sum, sums};
+use crate::operations::{Operation, Sum, Tally, between, sums};
 use crate::probers::{Probes, Spread};
 use crate::stage::Fault;
 use crate::verdict::Verdict;
@@ -27,6 +27,8 @@ pub struct Parts {
     pub verdict: Verdict,
     pub began: Moment,
     pub took: Duration,
+    /// The longest time in which the suite itself did not run.
+    pub stood_still: Duration,
     pub calm: (Moment, Moment),
     pub faults: Vec<Fault>,
     pub skipped: Vec<(String, String)>,
@@ -50,6 +52,8 @@ pub struct Summary {
     seed: Option<u64>,
     args: RunArgs,
     took_s: f64,
+    /// The longest time in which the suite itself did not run: on a busy machine times are of the machine, too.
+    stood_still_ms: f64,
     found: BTreeMap<Sort, Found>,
     skipped: Vec<(String, String)>,
     /// By nemesis.
@@ -91,7 +95,11 @@ struct FaultReport {
     fault: Fault,
     /// The longest time without an acknowledged write, per group.
     gaps_ms: BTreeMap<u32, f64>,
+    /// The longest of those.
+    worst_group_ms: f64,
     until_well_ms: Option<f64>,
+    /// What clients of each workload asked while it lasted, until all was well.
+    operations: BTreeMap<&'static str, Tally>,
 }
 
 impl Summary {
@@ -99,7 +107,8 @@ impl Summary {
         let operations = sums(&parts.operations);
         let html = crate::html::page(&parts, &operations);
         let Parts { args, verdict, took, calm, faults, skipped, measured, loads, probes, spread, .. } = parts;
-        let reports: Vec<FaultReport> = faults.into_iter().map(|fault| FaultReport::new(fault, &probes)).collect();
+        let reports: Vec<FaultReport> =
+            faults.into_iter().map(|fault| FaultReport::new(fault, &probes, &parts.operations)).collect();
         let mut unavailability = BTreeMap::new();
         for fault in &reports {
             unavailability
@@ -110,9 +119,10 @@ impl Summary {
         Self {
             verdict,
             failure: None,
-            seed: args.seed,
+            seed: args.common.seed,
             args,
             took_s: took.as_secs_f64().round(),
+            stood_still_ms: ms(parts.stood_still),
             found: parts.found,
             skipped,
             unavailability,
@@ -143,9 +153,10 @@ impl Summary {
         Self {
             verdict,
             failure: None,
-            seed: args.seed,
+            seed: args.common.seed,
             args: args.clone(),
             took_s: 0.0,
+            stood_still_ms: 0.0,
             found: BTreeMap::new(),
             skipped: Vec::new(),
             unavailability: BTreeMap::new(),
@@ -174,11 +185,14 @@ impl Summary {
 }
 
 impl FaultReport {
-    fn new(fault: Fault, probes: &Probes) -> Self {
+    fn new(fault: Fault, probes: &Probes, operations: &[Operation]) -> Self {
         let until = fault.over.unwrap_or_else(Moment::now);
         let gaps = probes.gaps(fault.began, until);
+        let gaps_ms: BTreeMap<u32, f64> = gaps.into_iter().map(|(group, gap)| (group.0, ms(gap))).collect();
         Self {
-            gaps_ms: gaps.into_iter().map(|(group, gap)| (group.0, ms(gap))).collect(),
+            worst_group_ms: gaps_ms.values().copied().fold(0.0, f64::max),
+            gaps_ms,
+            operations: between(operations, fault.began, until),
             until_well_ms: fault.over.map(|over| ms(over.since(fault.began))),
             fault,
         }
@@ -195,10 +209,9 @@ impl Unavailability {
             };
             Spread::of(same.iter().flat_map(of_one).collect())
         };
-        let worst = |one: &&FaultReport| one.gaps_ms.values().copied().fold(0.0, f64::max);
         Self {
             faults: same.len(),
-            worst_group_ms: Spread::of(same.iter().map(worst).collect()),
+            worst_group_ms: Spread::of(same.iter().map(|one| one.worst_group_ms).collect()),
             led_ms: gaps(true),
             not_led_ms: gaps(false),
             writes_back_ms: Spread::of(same.iter().filter_map(|one| one.fault.writes_back_ms).collect()),
@@ -212,6 +225,7 @@ impl fmt::Display for Summary {
         writeln!(f, "verdict: {}", self.verdict)?;
         let (seed, took) = (self.seed.unwrap_or_default(), self.took_s);
         writeln!(f, "seed {seed}, {took} s, {} under {}", self.args.workload.join(","), self.args.nemesis.join(","))?;
+        writeln!(f, "the suite itself stood still for {:.0} ms at most", self.stood_still_ms)?;
         if let Some(failure) = &self.failure {
             writeln!(f, "the suite could not go on: {failure}")?;
         }
@@ -266,7 +280,7 @@ impl fmt::Display for Summary {
     }
 }
 
-fn table(header: &[&str]) -> Table {
+pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_BORDERS_ONLY).set_header(header);
     for column in table.column_iter_mut().skip(1) {

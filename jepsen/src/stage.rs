@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use coda_checkers::properties as p;
 use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::GroupId;
 use coda_protocol::operate::GroupReport;
@@ -21,11 +22,13 @@ use crate::checks::{self, Excuse};
 use crate::cluster::Cluster;
 use crate::findings::{Findings, Sort};
 use crate::history::History;
+use crate::machine::{Machine, STANDS_STILL_FROM, waited_for_cpu};
 use crate::moment::{Moment, ms};
 use crate::nemeses::{self, Bite, Plan};
 use crate::operations::Operations;
 use crate::operator::{Operator, PATIENCE, leads};
 use crate::probers::{Probers, Probes};
+use crate::python::PythonWorker;
 use crate::report::Summary;
 use crate::verdict::Verdict;
 use crate::workloads::{self, Setting, Workload};
@@ -61,6 +64,8 @@ pub struct Stage {
     excuses: Vec<Excuse>,
     measured: Vec<(String, Value)>,
     last_node: u64,
+    machine: Machine,
+    python: Option<PythonWorker>,
 }
 
 /// Something that was done to the cluster.
@@ -78,6 +83,8 @@ pub struct Fault {
     pub bite: Option<String>,
     /// From then until every group had acknowledged a write.
     pub writes_back_ms: Option<f64>,
+    /// So much of that time somebody waited for a processor, if the kernel counts it.
+    pub cpu_waited_ms: Option<f64>,
     /// When the cluster was well again.
     pub over: Option<Moment>,
 }
@@ -86,6 +93,8 @@ pub struct Fault {
 #[must_use = "a fault is over when the cluster is well again"]
 pub struct Begun {
     fault: usize,
+    /// What the kernel had counted when it was taken back.
+    cpu_waited: Option<Duration>,
     excuses: Vec<Excuse>,
 }
 
@@ -174,6 +183,7 @@ impl Stage {
             healed: None,
             bite: None,
             writes_back_ms: None,
+            cpu_waited_ms: None,
             over: None,
         };
         info!(nemesis, nodes = ?fault.nodes, led = ?fault.led, more = fault.more, "fault");
@@ -181,11 +191,12 @@ impl Stage {
         let excused = plan.nodes.iter().filter(|_| plan.excuses);
         let excuses = excused.filter_map(|node| Excuse::begin(&self.cluster, *node)).collect();
         self.faults.push(fault);
-        Begun { fault: self.faults.len() - 1, excuses }
+        Begun { fault: self.faults.len() - 1, cpu_waited: None, excuses }
     }
 
     /// It was taken back.
-    pub fn healed(&mut self, begun: &Begun, bite: Bite) {
+    pub fn healed(&mut self, begun: &mut Begun, bite: Bite) {
+        begun.cpu_waited = waited_for_cpu();
         let fault = &mut self.faults[begun.fault];
         fault.healed = Some(Moment::now());
         info!(nemesis = fault.nemesis, ?bite, "healed");
@@ -200,22 +211,31 @@ impl Stage {
     pub async fn settle(&mut self, begun: Begun) -> anyhow::Result<()> {
         let healed = self.faults[begun.fault].healed.unwrap_or_else(Moment::now);
         let nemesis = self.faults[begun.fault].nemesis.clone();
-        match self.writes_back(healed).await {
+        let waited_before = begun.cpu_waited;
+        let back = self.writes_back(healed).await;
+        let waited = waited_for_cpu().zip(waited_before).map(|(now, before)| ms(now.saturating_sub(before)));
+        self.faults[begun.fault].cpu_waited_ms = waited;
+        match back {
             Some(back) => {
                 self.faults[begun.fault].writes_back_ms = Some(ms(back));
                 if back > WRITES_BACK_WITHIN {
-                    self.findings.violation(format!(
-                        "after {nemesis}, writes are back after {} ms; {} ms are allowed",
-                        back.as_millis(),
-                        WRITES_BACK_WITHIN.as_millis()
-                    ));
+                    let (back, allowed) = (back.as_millis(), WRITES_BACK_WITHIN.as_millis());
+                    let mut what =
+                        format!("after {nemesis}, writes are back after {back} ms; {allowed} ms are allowed");
+                    if let Some(ms) = self.faults[begun.fault].cpu_waited_ms {
+                        what += &format!("; somebody waited for a processor for {ms:.0} ms of them");
+                    }
+                    self.findings.violation(p::WELL_AGAIN_IN_TIME, what);
                 }
             }
-            None => self.findings.violation(format!("after {nemesis}, writes are not back within {PATIENCE:?}")),
+            None => {
+                let what = format!("after {nemesis}, writes are not back within {PATIENCE:?}");
+                self.findings.violation(p::WELL_AGAIN_IN_TIME, what);
+            }
         }
         self.well().await;
         for node in self.cluster.fallen() {
-            self.findings.violation(format!("node {node} has ended by itself"));
+            self.findings.violation(p::NODES_STAY_UP, format!("node {node} has ended by itself"));
             self.cluster.start(node).await?;
         }
         self.excuses.extend(begun.excuses.into_iter().map(|excuse| excuse.end(&self.cluster)));
@@ -228,7 +248,7 @@ impl Stage {
     /// Waits until the cluster says that it is well.
     pub async fn well(&self) {
         if let Err(error) = self.operator.healthy(PATIENCE).await {
-            self.findings.violation(format!("the cluster does not get well: {error:#}"));
+            self.findings.violation(p::WELL_AGAIN_IN_TIME, format!("the cluster does not get well: {error:#}"));
         }
     }
 
@@ -270,18 +290,23 @@ impl Stage {
         if let Some(probers) = self.probers.take() {
             probers.stop().await;
         }
+        // What it hands back is ended by others.
+        if let Some(python) = self.python.take() {
+            python.stop(&self.findings).await?;
+        }
         Ok(())
     }
 }
 
 /// Runs the suite. What was found is in the summary; an error is what the suite itself could not do.
 pub async fn run(args: &RunArgs) -> anyhow::Result<Summary> {
-    let seed = args.seed.unwrap_or_else(|| rand::rng().random());
-    let args = RunArgs { seed: Some(seed), ..args.clone() };
-    fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
-    ensure!(fs::read_dir(&args.out)?.next().is_none(), "{} is not empty", args.out.display());
-    info!(seed, out = %args.out.display(), "begins");
-    let history = History::create(&args.out.join("history.jsonl"))?;
+    let seed = args.common.seed.unwrap_or_else(|| rand::rng().random());
+    let mut args = args.clone();
+    args.common.seed = Some(seed);
+    fs::create_dir_all(&args.common.out).with_context(|| format!("cannot make {}", args.common.out.display()))?;
+    ensure!(fs::read_dir(&args.common.out)?.next().is_none(), "{} is not empty", args.common.out.display());
+    info!(seed, out = %args.common.out.display(), "begins");
+    let history = History::create(&args.common.out.join("history.jsonl"))?;
     history.note("begin", &json!({ "args": args, "version": env!("CARGO_PKG_VERSION") }));
     let summary = play(args.clone(), &history, seed).await;
     history.flush()?;
@@ -289,14 +314,14 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<Summary> {
         warn!(%error, "the suite cannot go on");
         Summary::of_failure(&args, &format!("{error:#}"))
     });
-    summary.write(&args.out)?;
+    summary.write(&args.common.out)?;
     Ok(summary)
 }
 
 async fn play(args: RunArgs, history: &History, seed: u64) -> anyhow::Result<Summary> {
     let mut chance = StdRng::seed_from_u64(seed);
     let findings = Findings::new(history.clone());
-    let began = Moment::now();
+    let (began, machine) = (Moment::now(), Machine::watched());
     let (kinds, skipped) = chosen(&args);
     for (name, why) in &skipped {
         warn!(nemesis = name, why, "skipped");
@@ -310,25 +335,29 @@ async fn play(args: RunArgs, history: &History, seed: u64) -> anyhow::Result<Sum
     let mut cluster = Cluster::empty(&args, fork())?;
     let (of_faults, mut of_load, mut of_probers) = (fork(), fork(), fork());
     let operator = form(&args, &mut cluster).await?;
-    info!(nodes = args.nodes, groups = args.groups, "a cluster");
+    info!(nodes = args.common.nodes, groups = args.groups, "a cluster");
 
+    let python = python_worker(&args, &cluster).await?;
     let operations = Operations::default();
     let mut loads = Vec::new();
-    for kind in workloads::kinds().filter(|kind| args.workload.iter().any(|name| name == kind.name)) {
+    for kind in wanted(&args) {
         let setting = Setting {
             args: &args,
             cluster: &cluster,
             history: history.clone(),
             findings: findings.clone(),
-            operations: operations.clone(),
+            operations: operations.of(kind.name),
             chance: StdRng::seed_from_u64(of_load.random()),
+            python: python.as_ref().map(PythonWorker::session),
         };
         loads.push((kind.name, (kind.start)(setting).await?));
     }
     let options = cluster.options(&cluster.running())?;
     let probers = Probers::start(&options, args.groups, history, &findings, &mut of_probers).await?;
     let mut stage = Stage {
-        last_node: args.nodes,
+        last_node: args.common.nodes,
+        machine,
+        python,
         args,
         cluster,
         operator,
@@ -354,13 +383,28 @@ async fn play(args: RunArgs, history: &History, seed: u64) -> anyhow::Result<Sum
     settle_down(stage, began, calm).await
 }
 
+fn wanted(args: &RunArgs) -> impl Iterator<Item = &'static workloads::Kind> {
+    workloads::kinds().filter(|kind| args.workload.iter().any(|name| name == kind.name))
+}
+
+/// One for all workloads that have a program for it, if there is to be one.
+async fn python_worker(args: &RunArgs, cluster: &Cluster) -> anyhow::Result<Option<PythonWorker>> {
+    let programs: Vec<_> = wanted(args).filter_map(|kind| Some((kind.name, kind.python?))).collect();
+    match args.python() {
+        Some(python) if !programs.is_empty() => {
+            Ok(Some(PythonWorker::start(&python, &programs, cluster, &args.common.out).await?))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// The nemeses that were asked for and can be had, and why others cannot.
 fn chosen(args: &RunArgs) -> (Vec<&'static nemeses::Kind>, Vec<(String, String)>) {
     let (mut kinds, mut skipped) = (Vec::new(), Vec::new());
     for kind in args.nemesis.iter().filter_map(|name| nemeses::find(name)) {
         let network = kind.needs.iter().any(|need| need.is_of_the_world());
         let plain = (args.plain && network).then(|| "the nodes are plain processes".to_owned());
-        match plain.or_else(|| nemeses::lacks(kind, args.nodes)) {
+        match plain.or_else(|| nemeses::lacks(kind, args.common.nodes)) {
             None => kinds.push(kind),
             Some(why) => skipped.push((kind.name.to_owned(), why)),
         }
@@ -373,7 +417,7 @@ async fn form(args: &RunArgs, cluster: &mut Cluster) -> anyhow::Result<Operator>
     cluster.add(1).await?;
     let operator = Operator::connect(cluster.options(&[1])?).await?;
     operator.init(args.replication_factor, args.groups).await?;
-    for node in 2..=args.nodes {
+    for node in 2..=args.common.nodes {
         cluster.add(node).await?;
         operator.join(cluster.options(&[node])?).await?;
         operator.until_state(node, NodeState::Active).await?;
@@ -395,7 +439,8 @@ async fn settle_down(mut stage: Stage, began: Moment, calm: (Moment, Moment)) ->
     let spread = match &at_rest {
         Ok(report) => checks::leader_spread(report, &stage.findings),
         Err(error) => {
-            stage.findings.violation(format!("the cluster does not get well at the end: {error:#}"));
+            let what = format!("the cluster does not get well at the end: {error:#}");
+            stage.findings.violation(p::WELL_AGAIN_IN_TIME, what);
             Default::default()
         }
     };
@@ -408,7 +453,7 @@ async fn settle_down(mut stage: Stage, began: Moment, calm: (Moment, Moment)) ->
     let report = stage.operator.report().await?;
     stage.operator.close().await;
     let unclean = stage.cluster.stop_all().await;
-    unclean.into_iter().for_each(|what| stage.findings.violation(what));
+    unclean.into_iter().for_each(|what| stage.findings.violation(p::NODES_STAY_UP, what));
     checks::logs(&stage.cluster, &stage.excuses, &stage.findings);
     let operations = stage.operations.all();
     checks::coverage(&operations, struck_for, OPERATIONS_PER_SECOND_MIN, &stage.findings);
@@ -417,7 +462,11 @@ async fn settle_down(mut stage: Stage, began: Moment, calm: (Moment, Moment)) ->
     if stage.findings.all().contains_key(&Sort::Violation) {
         warn!("promises were broken");
     }
-    let verdict = Verdict::of(&stage.findings.all());
+    let stood_still = stage.machine.stood_still();
+    if stood_still >= STANDS_STILL_FROM {
+        warn!(?stood_still, "the suite itself stood still: what it says of time says nothing");
+    }
+    let verdict = Verdict::of(&stage.findings.all(), stood_still >= STANDS_STILL_FROM);
     if verdict == Verdict::Valid && !stage.args.keep_disks {
         stage.cluster.remove_disks().await;
     }
@@ -426,6 +475,7 @@ async fn settle_down(mut stage: Stage, began: Moment, calm: (Moment, Moment)) ->
         verdict,
         began,
         took: Moment::now().since(began),
+        stood_still,
         calm,
         faults: stage.faults,
         skipped: stage.skipped,

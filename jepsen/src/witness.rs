@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use anyhow::Context;
+use coda_checkers::properties as p;
 use coda_client::{Client, ClientError, ConnectOptions, SubmitOptions};
 use coda_protocol::ids::{GroupId, SessionId, TaskId};
 use coda_protocol::request::Request;
@@ -60,7 +61,7 @@ impl Witness {
                 Err(_) => 1,
                 Ok(answer) => {
                     let why = format!("group {group}: a node that is cut off has answered a write: {:?}", answer.err());
-                    findings.violation(why);
+                    findings.violation(p::NO_QUORUM_NO_ANSWER, why);
                     0
                 }
             }
@@ -74,7 +75,7 @@ impl Witness {
                         "group {group}: a node that is cut off has answered a question about what the others acknowledged: \
                          {answer:?}"
                     );
-                    findings.violation(why);
+                    findings.violation(p::NO_QUORUM_NO_ANSWER, why);
                     0
                 }
             }

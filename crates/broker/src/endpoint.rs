@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::{
     CONNECTIONS_MAX, HELLO_BYTES_MAX, HELLO_TIMEOUT, IDLE_TIMEOUT, INCOMING_BYTES_MAX, INCOMING_BYTES_TOTAL_MAX,
-    KEEP_ALIVE, UNGREETED_PER_ADDRESS_MAX, UNGREETED_WINDOW_BYTES, UNPROVEN_HANDSHAKES_MAX,
+    KEEP_ALIVE, RESET_INTERVAL_MIN, UNGREETED_PER_ADDRESS_MAX, UNGREETED_WINDOW_BYTES, UNPROVEN_HANDSHAKES_MAX,
 };
 use crate::connection;
 use crate::handshakes::{Handshake, Handshakes};
@@ -76,7 +76,9 @@ pub async fn follow(endpoint: Endpoint, mut current: CurrentIdentity, admission:
 pub(crate) fn endpoint_config(keys: &QuicKeys) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &keys.reset)));
     let key = keys.connection_ids;
+    // Ids that this node or one before it has not made are dropped without an answer.
     config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(key)));
+    config.min_reset_interval(RESET_INTERVAL_MIN);
     config
 }
 
@@ -280,5 +282,44 @@ pub fn send_away(sessions: &Sessions, why: &'static str) {
     }
     for one in all {
         one.connection.close(VarInt::from_u32(CLOSE_SHUTDOWN), why.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use quinn_proto::{ConnectionIdGenerator, DatagramEvent, HashedConnectionIdGenerator};
+
+    use super::*;
+
+    const KEYS: QuicKeys = QuicKeys { reset: [7; 64], connection_ids: 7 };
+    const SHORT_HEADER: u8 = 0x40;
+    const PROBE_BYTES: usize = 40;
+
+    /// What a client sends that has heard nothing for a while.
+    fn probe(key: u64) -> BytesMut {
+        let id = HashedConnectionIdGenerator::from_key(key).generate_cid();
+        let mut probe = BytesMut::from([&[SHORT_HEADER], &id[..]].concat().as_slice());
+        probe.resize(PROBE_BYTES, 0);
+        probe
+    }
+
+    fn is_reset(endpoint: &mut quinn_proto::Endpoint, now: Instant, probe: BytesMut) -> bool {
+        let from = SocketAddr::from(([127, 0, 0, 1], 4_747));
+        let answer = endpoint.handle(now, from, None, None, probe, &mut Vec::new());
+        matches!(answer, Some(DatagramEvent::Response(_)))
+    }
+
+    #[test]
+    fn a_node_that_is_back_resets_all_connections_of_its_predecessor_at_once() {
+        let mut endpoint = quinn_proto::Endpoint::new(Arc::new(endpoint_config(&KEYS)), None, true, None);
+        let began = Instant::now();
+        for client in 0..CONNECTIONS_MAX as u32 {
+            let at = began + Duration::from_millis(100) * client / CONNECTIONS_MAX as u32;
+            assert!(is_reset(&mut endpoint, at, probe(KEYS.connection_ids)), "client {client} has to ask again");
+        }
+        let later = began + Duration::from_secs(1);
+        assert!(!is_reset(&mut endpoint, later, probe(8)), "an id that no node here has made");
     }
 }

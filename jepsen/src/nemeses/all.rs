@@ -30,7 +30,7 @@ impl Nemesis for All {
     fn plan(&mut self, stage: &mut Stage) -> Option<Plan> {
         stage.mix();
         let mut possible: Vec<&Kind> = kinds()
-            .filter(|kind| kind.mixes && stage.can_have(kind) && lacks(kind, stage.args.nodes).is_none())
+            .filter(|kind| kind.mixes && stage.can_have(kind) && lacks(kind, stage.args.common.nodes).is_none())
             .collect();
         possible.shuffle(&mut stage.chance);
         let wanted = stage.chance.random_range(AT_ONCE);

@@ -1,5 +1,6 @@
 //! The cluster grows by two nodes, shrinks by two, and has one replaced by a new one.
 
+use coda_checkers::properties as p;
 use coda_protocol::cluster::NodeState;
 use rand::seq::IndexedRandom;
 
@@ -68,7 +69,7 @@ impl Grow {
         stage.operator.drain(node).await?;
         stage.operator.remove(node).await?;
         if let Err(error) = stage.cluster.stop(node).await {
-            stage.findings.violation(format!("node {node} did not stop cleanly: {error:#}"));
+            stage.findings.violation(p::NODES_STAY_UP, format!("node {node} did not stop cleanly: {error:#}"));
         }
         self.left.push(node);
         stage.well().await;

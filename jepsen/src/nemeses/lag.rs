@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use coda_checkers::properties as p;
 use coda_client::{Client, ConnectOptions, SubmitOptions};
 use coda_protocol::cluster::NodeState;
 use coda_protocol::ids::{NodeId, SessionId, TaskId};
@@ -178,7 +179,7 @@ async fn flood(stage: &mut Stage, commands: u64) -> anyhow::Result<()> {
                 if let Err(error) =
                     client.submit(SubmitOptions::new("flood").id(task).queue(QUEUE).args(args.clone())).await
                 {
-                    findings.violation(format!("a write of the flood was told {error}"));
+                    findings.violation(p::TROUBLE_IS_NOT_TOLD, format!("a write of the flood was told {error}"));
                     failed.store(true, Ordering::Relaxed);
                 }
             }

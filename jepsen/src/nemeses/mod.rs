@@ -140,12 +140,12 @@ async fn strike(stage: &mut Stage, kind: &'static Kind) -> anyhow::Result<()> {
         warn!(nemesis = kind.name, "there is nobody to strike");
         return Ok(());
     };
-    let fault = stage.begin(kind.name, &plan);
+    let mut fault = stage.begin(kind.name, &plan);
     nemesis.install(stage).await?;
     sleep(plan.lasts).await;
     let bite = nemesis.verify(stage).await?;
     nemesis.heal(stage).await?;
-    stage.healed(&fault, bite);
+    stage.healed(&mut fault, bite);
     stage.settle(fault).await
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use coda_checkers::properties as p;
 use coda_client::{Client, SubmitOptions};
 use coda_protocol::ids::{GroupId, TaskId};
 use coda_protocol::slots::SlotMap;
@@ -180,11 +181,17 @@ impl Partition {
             let findings = &stage.findings;
             match answer {
                 Ok(Ok(_)) => known.push((group, task)),
-                Ok(Err(error)) => findings.violation(format!("group {group}: the majority's client was told {error}")),
-                Err(_) => findings.violation(format!(
-                    "group {group}: the majority has acknowledged nothing within {OTHERS_ANSWER_WITHIN:?} while node \
-                     {node} is cut off ({shape:?})"
-                )),
+                Ok(Err(error)) => {
+                    let what = format!("group {group}: the majority's client was told {error}");
+                    findings.violation(p::TROUBLE_IS_NOT_TOLD, what);
+                }
+                Err(_) => {
+                    let what = format!(
+                        "group {group}: the majority has acknowledged nothing within {OTHERS_ANSWER_WITHIN:?} while node \
+                         {node} is cut off ({shape:?})"
+                    );
+                    findings.violation(p::WELL_AGAIN_IN_TIME, what);
+                }
             }
         }
         outside.close().await;

@@ -1,5 +1,7 @@
 //! A clean restart of each node in turn, as an upgrade does it.
 
+use coda_checkers::properties as p;
+
 use super::{Bite, Doing, Kind, Nemesis, Plan, nothing};
 use crate::stage::Stage;
 
@@ -26,7 +28,8 @@ impl Nemesis for Rolling {
         Box::pin(async move {
             for node in self.nodes.clone() {
                 if let Err(error) = stage.cluster.stop(node).await {
-                    stage.findings.violation(format!("node {node} did not stop cleanly: {error:#}"));
+                    let what = format!("node {node} did not stop cleanly: {error:#}");
+                    stage.findings.violation(p::NODES_STAY_UP, what);
                 }
                 stage.cluster.start(node).await?;
                 stage.well().await;

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use coda_checkers::properties as p;
 use coda_protocol::cluster::NodeState;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -56,7 +57,8 @@ impl Nemesis for Rot {
         Box::pin(async move {
             // A clean stop leaves files that are whole.
             if let Err(error) = stage.cluster.stop(self.node).await {
-                stage.findings.violation(format!("node {} did not stop cleanly: {error:#}", self.node));
+                let what = format!("node {} did not stop cleanly: {error:#}", self.node);
+                stage.findings.violation(p::NODES_STAY_UP, what);
             }
             let mut files = closed_files(stage.cluster.disk(self.node)?.folder());
             files.shuffle(&mut stage.chance);
@@ -85,14 +87,16 @@ impl Nemesis for Rot {
             let said = String::from_utf8_lossy(&said).into_owned();
             let code = SAYS.iter().find(|code| said.contains(**code));
             if self.is_lost && !said.contains(HELPS) {
-                stage.findings.violation(format!("node {} stopped and did not say how it is replaced", self.node));
+                let what = format!("node {} stopped and did not say how it is replaced", self.node);
+                stage.findings.violation(p::NODES_STAY_UP, what);
             }
             self.fate = match (self.is_lost, code) {
                 (false, None) => "it went on, and found nothing".to_owned(),
                 (false, Some(code)) => format!("it went on after {code}"),
                 (true, Some(code)) => format!("it stopped with {code}, and was replaced"),
                 (true, None) => {
-                    stage.findings.violation(format!("node {} stopped and did not say that it is corrupt", self.node));
+                    let what = format!("node {} stopped and did not say that it is corrupt", self.node);
+                    stage.findings.violation(p::NODES_STAY_UP, what);
                     "it stopped without a word".to_owned()
                 }
             };

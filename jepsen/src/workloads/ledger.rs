@@ -2,8 +2,7 @@
 //! did; what comes out is known from what goes in.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,27 +18,24 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
-use tracing::info;
 
 use super::{Doing, Kind, Setting, Workload};
-use crate::cluster::Cluster;
 use crate::findings::Findings;
 use crate::history::History;
 use crate::ledger::{Ledger, Made};
 use crate::moment::{Moment, ms};
 use crate::operations::{Ending, Operations};
-use crate::process::Process;
-use crate::world;
+use crate::python;
 
 pub const KIND: Kind = Kind {
     name: "ledger",
     about: "runs of several steps, each of which writes down what it does",
+    python: Some(include_str!("../../python/ledger_worker.py")),
     start: |setting| Box::pin(async move { Ok(Box::new(Load::start(setting).await?) as Box<dyn Workload>) }),
 };
 
@@ -58,10 +54,7 @@ const BODY_MS_MAX: u64 = 20;
 /// Results that are read again at once.
 const READ_AGAIN_AT_ONCE: usize = 128;
 const READ_AGAIN_PATIENCE: Duration = Duration::from_secs(120);
-const WORKER_STARTS_WITHIN: Duration = Duration::from_secs(60);
 const WORKER_STOPS_WITHIN: Duration = Duration::from_secs(40);
-/// Written by the worker in Python when it is imported.
-const PYTHON_PROGRAM: &str = include_str!("../../python/ledger_worker.py");
 
 /// What a step makes of its input, the same in every language.
 pub fn value(run: u64, step: &str) -> u64 {
@@ -99,7 +92,6 @@ struct Load {
     starting: Vec<JoinHandle<()>>,
     clients: Vec<Client>,
     worker: Option<RunningWorker>,
-    python: Option<Process>,
     python_notes: PathBuf,
 }
 
@@ -146,16 +138,10 @@ impl Workload for Load {
 
 impl Load {
     async fn start(setting: Setting<'_>) -> anyhow::Result<Self> {
-        let Setting { args, cluster, history, findings, operations, mut chance } = setting;
+        let Setting { args, cluster, history, findings, operations, mut chance, .. } = setting;
         let ledger = Ledger::default();
         let options = cluster.options(&cluster.running())?;
         let worker = worker(options.clone(), &ledger)?;
-        let out = args.out.canonicalize()?;
-        let python_notes = out.join("python.jsonl");
-        let python = match args.python() {
-            Some(python) => Some(python_worker(&python, cluster, &out, &python_notes).await?),
-            None => None,
-        };
         let mut load = Self {
             history,
             findings: findings.clone(),
@@ -165,12 +151,11 @@ impl Load {
             starting: Vec::new(),
             clients: Vec::new(),
             worker: Some(worker),
-            python,
-            python_notes,
+            python_notes: python::notes(&args.common.out.canonicalize()?, KIND.name),
         };
         let room = Arc::new(Semaphore::new(args.in_flight));
         let clients = args.clients.max(1);
-        let every = Duration::from_secs_f64(clients as f64 / f64::from(args.rate.max(1)));
+        let every = Duration::from_secs_f64(clients as f64 / f64::from(args.common.rate.max(1)));
         for first in 0..clients as u64 {
             let fresh = ConnectOptions { session: SessionId::random(), ..options.clone() };
             let client = Client::connect(fresh).await?;
@@ -211,11 +196,8 @@ impl Load {
                 None => "is not answered",
             };
             let waited = Moment::now().since(run.asked);
-            self.findings.violation(format!(
-                "{ACCEPTED_WORK_ENDS}: run {number} ({}) {what} after {} ms",
-                run.id,
-                ms(waited)
-            ));
+            self.findings
+                .violation(ACCEPTED_WORK_ENDS, format!("run {number} ({}) {what} after {} ms", run.id, ms(waited)));
         }
         Ok(())
     }
@@ -232,14 +214,17 @@ impl Load {
                 async move {
                     match timeout(READ_AGAIN_PATIENCE, handle.result_json::<Seen>()).await {
                         Ok(Ok(seen)) if seen == *before => {}
-                        Ok(Ok(seen)) => self.findings.violation(format!(
-                            "{ONE_END_PER_WORK}: run {number} ({id}): another reader sees {seen:?}, the first saw {before:?}"
-                        )),
+                        Ok(Ok(seen)) => self.findings.violation(
+                            ONE_END_PER_WORK,
+                            format!("run {number} ({id}): another reader sees {seen:?}, the first saw {before:?}"),
+                        ),
                         Ok(Err(error)) => {
                             let what = format!("run {number} ({id}) cannot be read again: {error}");
-                            self.findings.violation(format!("{ACKNOWLEDGED_IS_KEPT}: {what}"));
+                            self.findings.violation(ACKNOWLEDGED_IS_KEPT, what);
                         }
-                        Err(_) => self.findings.violation(format!("{ACKNOWLEDGED_IS_KEPT}: run {number} ({id}) is not answered again")),
+                        Err(_) => self
+                            .findings
+                            .violation(ACKNOWLEDGED_IS_KEPT, format!("run {number} ({id}) is not answered again")),
                     }
                 }
             });
@@ -256,26 +241,12 @@ impl Load {
             match timeout(WORKER_STOPS_WITHIN, task).await {
                 Ok(Ok(Ok(()))) => {}
                 Ok(Ok(Err(error))) => {
-                    self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: the worker has failed: {error}"));
+                    self.findings.violation(TROUBLE_IS_NOT_TOLD, format!("the worker has failed: {error}"));
                 }
                 Ok(Err(panic)) => {
-                    self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: the worker has panicked: {panic}"));
+                    self.findings.violation(TROUBLE_IS_NOT_TOLD, format!("the worker has panicked: {panic}"));
                 }
-                Err(_) => self.findings.violation(format!("{ACCEPTED_WORK_ENDS}: the worker does not stop")),
-            }
-        }
-        if let Some(mut python) = self.python.take() {
-            if python.is_over() {
-                self.findings.violation(format!(
-                    "{TROUBLE_IS_NOT_TOLD}: the worker in Python has ended by itself: see python.err"
-                ));
-            } else {
-                python.signal(Signal::TERM)?;
-                let status = python.ended(WORKER_STOPS_WITHIN).await?;
-                if !status.success() {
-                    let what = format!("the worker in Python did not stop cleanly: {status}");
-                    self.findings.violation(format!("{TROUBLE_IS_NOT_TOLD}: {what}"));
-                }
+                Err(_) => self.findings.violation(ACCEPTED_WORK_ENDS, "the worker does not stop"),
             }
         }
         join_all(self.clients.iter().map(Client::close)).await;
@@ -309,7 +280,7 @@ impl Load {
                     }
                     other => {
                         let what = format!("run {number} ({}), {step}: {other:?}", run.id);
-                        self.findings.violation(format!("{NOTHING_IS_INVENTED}: {what}"));
+                        self.findings.violation(NOTHING_IS_INVENTED, what);
                     }
                 }
             }
@@ -330,7 +301,7 @@ impl Load {
             report.executions_python += page.begun.iter().filter(|(_, by)| by.starts_with("python")).count() as u64;
             report.steps_recorded += u64::from(!page.read.is_empty());
             for problem in page.problems(&id) {
-                self.findings.violation(problem.to_string());
+                self.findings.broken(&problem);
             }
         }
         report
@@ -368,9 +339,8 @@ impl Starter {
             runs.lock().insert(number, Run { id, asked: Moment::now(), acknowledged: None, ended: None });
             running.spawn(async move {
                 if let Err(error) = one(&client, number, id, &runs, &operations).await {
-                    findings.violation(format!(
-                        "{TROUBLE_IS_NOT_TOLD}: the client of run {number} ({id}) was told {error}"
-                    ));
+                    findings
+                        .violation(TROUBLE_IS_NOT_TOLD, format!("the client of run {number} ({id}) was told {error}"));
                 }
                 drop(room);
             });
@@ -453,23 +423,6 @@ async fn workflow(cx: WorkflowContext, run: u64, ledger: Ledger) -> Result<Seen,
 async fn inline(cx: &WorkflowContext, run: u64, step: &str, ledger: Ledger) -> Result<Made, BoxError> {
     let args = StepArgs { run, step: step.to_owned() };
     Ok(cx.run(step, [step], move || body(ledger, args)).await?)
-}
-
-/// `python` is that of a virtual environment with the SDK: the worker's program lies beside it.
-async fn python_worker(python: &Path, cluster: &Cluster, out: &Path, notes: &Path) -> anyhow::Result<Process> {
-    let module = out.join("ledger_worker.py");
-    fs::write(&module, PYTHON_PROGRAM)?;
-    let mut command = world::command(python.with_file_name("coda-worker"));
-    command.args(["ledger_worker", "-n", "1"]).current_dir(out).env("JEPSEN_NOTES", notes);
-    command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONPATH", out).envs(cluster.environment()?);
-    let mut process = Process::spawn("python", command, out)?;
-    let deadline = Instant::now() + WORKER_STARTS_WITHIN;
-    while !fs::read_to_string(out.join("python.err")).unwrap_or_default().contains("serving ") {
-        anyhow::ensure!(!process.is_over() && Instant::now() < deadline, "the worker in Python does not start");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    info!("the worker in Python serves");
-    Ok(process)
 }
 
 #[cfg(test)]

@@ -25,15 +25,16 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{Kind, Setting, Workload};
-use crate::clients::{Clients, PATIENCE, Turn, fresh};
+use crate::clients::{PATIENCE, Turn, fresh};
 use crate::hands::key;
 use crate::judge::Judge;
-use crate::load::Ground;
+use crate::load::Load;
 use crate::recorder::Recorder;
 
 pub const KIND: Kind = Kind {
     name: "memo",
     about: "transfers that are executed again and again: one value per key, and the total never changes",
+    python: Some(include_str!("../../python/memo_worker.py")),
     start: |setting| Box::pin(start(setting)),
 };
 
@@ -46,6 +47,8 @@ const AMOUNT_MAX: i64 = 1_000;
 /// A run fails so often at most before it is let through.
 const FAILS_MAX: u64 = 3;
 const BODY_MS_MAX: u64 = 30;
+/// Executions of bodies in Python count from here.
+const FIRST_IN_PYTHON: u64 = 1 << 40;
 /// A body that begins later than this after its result was read was begun though the result was known.
 const LATE_US: u64 = 1_000_000;
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
@@ -53,21 +56,21 @@ const LAST_CLIENT: u64 = 1_000;
 const AT_ONCE: usize = 64;
 const SOON: RetryPolicy =
     RetryPolicy { max_retries: 1_000, initial: Millis(20), factor_percent: 200, max: Millis(300), jitter_percent: 50 };
-/// Of all workloads' rate, so many times less: a run is several executions of several steps.
-const SLOWER: f64 = 3.0;
+/// A run is several executions of several steps: as much as so many.
+const STEPS: f64 = 3.0;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Input {
-    run: RunId,
-    from: u64,
-    to: u64,
+    run: String,
+    payer: u64,
+    payee: u64,
     amount: i64,
     fails: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Step {
-    run: RunId,
+    run: String,
     step: String,
     account: u64,
     amount: i64,
@@ -88,23 +91,19 @@ type Seen = BTreeMap<String, Made>;
 struct Shared {
     recorder: Recorder,
     bodies: Arc<AtomicU64>,
-    executions: Arc<Mutex<BTreeMap<RunId, u64>>>,
+    executions: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
-async fn start(mut setting: Setting<'_>) -> anyhow::Result<Box<dyn Workload>> {
-    let ground = Ground::of(&mut setting, KIND.name)?;
-    let recorder = ground.recorder.clone();
-    let shared = Shared { recorder: recorder.clone(), bodies: Arc::default(), executions: Arc::default() };
-    let turns = move |turn: Turn| begin(recorder.clone(), turn).boxed();
-    let (options, mut chance) = (ground.options.clone(), ground.chance.clone());
-    let of_last = ground.recorder.clone();
-    let mut load = ground.load(judge).last(move |options| read_all(of_last, options).boxed());
+async fn start(setting: Setting<'_>) -> anyhow::Result<Box<dyn Workload>> {
+    let mut load = Load::new(setting, KIND.name, judge)?;
+    let of_last = load.recorder.clone();
+    load.last(move |options| read_all(of_last, options).boxed());
+    let shared = Shared { recorder: load.recorder.clone(), bodies: Arc::default(), executions: Arc::default() };
     for _ in 0..WORKERS {
-        load.worker(worker(fresh(&options), &shared)?);
+        load.worker(worker(fresh(&load.options), &shared)?);
     }
-    let rate = f64::from(setting.args.rate) / SLOWER;
-    load.clients.push(Clients::start(&options, setting.args, rate, &mut chance, turns).await?);
-    Ok(Box::new(load) as Box<dyn Workload>)
+    load.drive(STEPS, |turn| begin(turn).boxed()).await?;
+    Ok(Box::new(load))
 }
 
 fn worker(options: ConnectOptions, shared: &Shared) -> anyhow::Result<Worker> {
@@ -117,18 +116,19 @@ fn worker(options: ConnectOptions, shared: &Shared) -> anyhow::Result<Worker> {
 }
 
 /// Starts a run, and sometimes waits for its end.
-async fn begin(recorder: Recorder, mut turn: Turn) {
+async fn begin(mut turn: Turn) {
+    let recorder = turn.recorder.clone();
     let run = loop {
         let run = RunId(turn.chance.random());
         if run.check_chosen().is_ok() {
             break run;
         }
     };
-    let from = turn.chance.random_range(0..ACCOUNTS);
-    let to = (from + turn.chance.random_range(1..ACCOUNTS)) % ACCOUNTS;
+    let payer = turn.chance.random_range(0..ACCOUNTS);
+    let payee = (payer + turn.chance.random_range(1..ACCOUNTS)) % ACCOUNTS;
     let (amount, fails) = (turn.chance.random_range(1..=AMOUNT_MAX), turn.chance.random_range(0..=FAILS_MAX));
-    let about = json!({ "from": from, "to": to, "amount": amount });
-    let input = json!(Input { run, from, to, amount, fails });
+    let about = json!({ "from": payer, "to": payee, "amount": amount });
+    let input = json!(Input { run: run.to_string(), payer, payee, amount, fails });
     let options = StartRun {
         run,
         workflow: WORKFLOW.into(),
@@ -181,10 +181,10 @@ async fn body(shared: Shared, step: Step) -> Result<Made, BoxError> {
 }
 
 async fn transfer(cx: WorkflowContext, input: Input, shared: Shared) -> Result<Seen, BoxError> {
-    let Input { run, from, to, amount, fails } = input;
+    let Input { run, payer, payee, amount, fails } = input;
     let mut seen = Seen::new();
     let spawn = |step: &str, account: u64, amount: i64| {
-        let args = Step { run, step: step.to_owned(), account, amount };
+        let args = Step { run: run.clone(), step: step.to_owned(), account, amount };
         cx.spawn_task::<Made>(TASK, args).key([step]).queue(QUEUE).policy(SOON).start()
     };
     let mut read = |step: &str, made: Made| {
@@ -192,20 +192,20 @@ async fn transfer(cx: WorkflowContext, input: Input, shared: Shared) -> Result<S
         seen.insert(step.to_owned(), made);
     };
     // Side by side, and one of them twice: one execution, and both see what it made.
-    let (out, again, into) = (spawn("out", from, -amount), spawn("out", from, -amount), spawn("in", to, amount));
+    let (out, again, into) = (spawn("out", payer, -amount), spawn("out", payer, -amount), spawn("in", payee, amount));
     read("out", out.await?);
     read("in", into.await?);
     read("out", again.await?);
     let executions = {
         let mut executions = shared.executions.lock();
-        let count = executions.entry(run).or_default();
+        let count = executions.entry(run.clone()).or_default();
         *count += 1;
         *count
     };
     if executions <= fails {
         return Err(format!("execution {executions} fails, {fails} are to").into());
     }
-    let args = Step { run, step: "note".into(), account: from, amount: 0 };
+    let args = Step { run: run.clone(), step: "note".into(), account: payer, amount: 0 };
     let of_note = shared.clone();
     read("note", cx.run("note", ["note"], move || body(of_note, args)).await?);
     Ok(seen)
@@ -233,7 +233,9 @@ fn judge(ops: &[Op], judge: &mut Judge<'_>) {
         }
     }
     judge.violations(memo::check(&offers, &looks, LATE_US));
-    judge.figure("memo", json!({ "executions of bodies": offers.len(), "reads": looks.len() }));
+    let in_python = offers.iter().filter(|offer| offer.value >= FIRST_IN_PYTHON).count();
+    let figures = json!({ "executions of bodies": offers.len(), "in Python": in_python, "reads": looks.len() });
+    judge.figure("memo", figures);
     runs(ops, judge);
 }
 

@@ -11,6 +11,7 @@ pub mod tasks;
 use std::time::Duration;
 
 use coda_client::ConnectOptions;
+use coda_protocol::ids::SessionId;
 use futures::future::LocalBoxFuture;
 use rand::rngs::StdRng;
 use serde_json::Value;
@@ -25,6 +26,8 @@ use crate::operations::Operations;
 pub struct Kind {
     pub name: &'static str,
     pub about: &'static str,
+    /// What a worker in Python runs beside those in Rust.
+    pub python: Option<&'static str>,
     pub start: for<'a> fn(Setting<'a>) -> Doing<'a, Box<dyn Workload>>,
 }
 
@@ -39,6 +42,8 @@ pub struct Setting<'a> {
     /// Every operation goes in here when it ends.
     pub operations: Operations,
     pub chance: StdRng,
+    /// The worker in Python, if there is one.
+    pub python: Option<SessionId>,
 }
 
 /// A workload that goes on by itself, until it is told to be quiet.

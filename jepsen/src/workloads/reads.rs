@@ -15,6 +15,7 @@ use coda_protocol::cluster::SettingValue;
 use coda_protocol::ids::{GroupId, TaskId};
 use coda_protocol::limits::{JOIN_TOKEN_TTL_MS_DEFAULT, JOIN_TOKEN_TTL_MS_MAX};
 use coda_protocol::operate::{ClusterReply, ClusterRequest};
+use coda_protocol::payload::WorkOutcome;
 use coda_protocol::push::TaskLease;
 use coda_protocol::reply::{QueueCursor, QueuePage, QueuePlace, Reply};
 use coda_protocol::request::Request;
@@ -27,25 +28,25 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::{Kind, Setting, Workload};
-use crate::clients::{Clients, PATIENCE, Turn, fresh, look, submit, task};
+use crate::clients::{PATIENCE, Turn, fresh, look, submit, task};
 use crate::findings::Findings;
 use crate::groups::{data_groups, task_id};
-use crate::hands::{self, key, success};
+use crate::hands::{self, ended_by, key};
 use crate::judge::Judge;
-use crate::load::Ground;
+use crate::load::{Crew, Load};
 use crate::recorder::Recorder;
 
 pub const KIND: Kind = Kind {
     name: "reads",
     about: "tasks, counts of a queue and a setting, read while they change: every read is linearizable",
+    // What is read is checked by the positions of answers, which bodies in Python do not see.
+    python: None,
     start: |setting| Box::pin(start(setting)),
 };
 
-const QUEUE: &str = "reads";
+const CREW: Crew = Crew { queue: "reads", workers: 2, slots: 16 };
 /// Only put into: nobody serves it.
 const COUNTED: &str = "reads-counted";
-const WORKERS: u64 = 2;
-const SLOTS: u32 = 16;
 const BODY: Duration = Duration::from_millis(100);
 /// A register of the meta group with numbers in it.
 const SETTING: &str = "join_token.ttl_ms";
@@ -61,37 +62,33 @@ const SEARCH_STEPS_MAX: u64 = 5_000_000;
 
 type Recent = Arc<Mutex<Vec<TaskId>>>;
 
-async fn start(mut setting: Setting<'_>) -> anyhow::Result<Box<dyn Workload>> {
-    let ground = Ground::of(&mut setting, KIND.name)?;
-    let body = |_: TaskLease| {
-        async {
-            sleep(BODY).await;
-            success(&json!(null))
-        }
-        .boxed()
-    };
-    let hands = ground.hands(&setting, (QUEUE, WORKERS, SLOTS), Arc::new(body)).await?;
-    let (recorder, recent) = (ground.recorder.clone(), Recent::default());
+async fn start(setting: Setting<'_>) -> anyhow::Result<Box<dyn Workload>> {
     let groups: Vec<GroupId> = data_groups(setting.args.groups).collect();
-    let turns = move |turn: Turn| take_turn(recorder.clone(), recent.clone(), groups.clone(), turn).boxed();
-    let (options, mut chance) = (ground.options.clone(), ground.chance.clone());
-    let (writer, of_writer, told) = (fresh(&options), ground.recorder.clone(), ground.findings.clone());
-    let findings = ground.findings.clone();
-    let mut load = ground.load(move |ops, judge| {
-        judge.queue();
-        judge.leases(&[]);
-        judge.positions();
-        tasks(ops, judge);
-        lists(ops, judge);
-        settings(ops, judge, &findings);
-    });
-    load.hands = hands;
-    load.beside(|stop| write(writer, of_writer, told, stop).boxed());
-    load.clients.push(Clients::start(&options, setting.args, f64::from(setting.args.rate), &mut chance, turns).await?);
-    Ok(Box::new(load) as Box<dyn Workload>)
+    let mut load = Load::new(setting, KIND.name, judge)?;
+    load.serve(CREW, |lease| body(lease).boxed()).await?;
+    let (options, recorder, findings) = (fresh(&load.options), load.recorder.clone(), load.findings.clone());
+    load.beside(|stop| write(options, recorder, findings, stop).boxed());
+    let recent = Recent::default();
+    load.drive(1.0, move |turn| take_turn(recent.clone(), groups.clone(), turn).boxed()).await?;
+    Ok(Box::new(load))
 }
 
-async fn take_turn(recorder: Recorder, recent: Recent, groups: Vec<GroupId>, mut turn: Turn) {
+async fn body(lease: TaskLease) -> WorkOutcome {
+    sleep(BODY).await;
+    ended_by(&lease)
+}
+
+fn judge(ops: &[Op], judge: &mut Judge<'_>) {
+    judge.queue();
+    judge.leases(&[]);
+    judge.positions();
+    tasks(ops, judge);
+    lists(ops, judge);
+    settings(ops, judge);
+}
+
+async fn take_turn(recent: Recent, groups: Vec<GroupId>, mut turn: Turn) {
+    let recorder = turn.recorder.clone();
     let id = task_id(&mut turn.chance);
     match turn.turn % 5 {
         0 => {
@@ -102,7 +99,7 @@ async fn take_turn(recorder: Recorder, recent: Recent, groups: Vec<GroupId>, mut
                 let over = recent.len().saturating_sub(RECENT);
                 recent.drain(..over);
             }
-            submit(&recorder, &turn, task(id, QUEUE, QUEUE, &json!(null)), json!({})).await;
+            submit(&turn, task(id, CREW.queue, CREW.queue, &json!(null)), json!({})).await;
         }
         1 | 2 => {
             let some = recent.lock().choose(&mut turn.chance).copied();
@@ -169,7 +166,7 @@ async fn write(
         let set = ClusterRequest::SetSetting { key: SETTING.into(), value: Some(SettingValue::Number(value)) };
         let answered = client.link().ask_within(Request::Cluster(set), WRITER_PATIENCE).await;
         if let Err(code) = recorder.answered(begun, answered, |_| Value::Null) {
-            findings.violation(format!("{}: who writes a setting was told {code}", properties::TROUBLE_IS_NOT_TOLD));
+            findings.violation(properties::TROUBLE_IS_NOT_TOLD, format!("who writes a setting was told {code}"));
             break;
         }
     }
@@ -239,7 +236,7 @@ fn lists(ops: &[Op], judge: &mut Judge<'_>) {
 }
 
 /// The setting as a register: by position, by zones, and by search.
-fn settings(ops: &[Op], judge: &mut Judge<'_>, findings: &Findings) {
+fn settings(ops: &[Op], judge: &mut Judge<'_>) {
     let of_setting = || ops.iter().filter(|op| matches!(op.f.as_str(), "get" | "set"));
     let (mut writes, mut reads, mut blind) = (Vec::new(), Vec::new(), Vec::new());
     for op in of_setting() {
@@ -269,7 +266,7 @@ fn settings(ops: &[Op], judge: &mut Judge<'_>, findings: &Findings) {
             judge.violations([Violation::new(properties::READS_ARE_LINEARIZABLE, detail)]);
         }
         Verdict::Unknown => {
-            findings.doubt(format!("{SETTING}: the search was given up after {SEARCH_STEPS_MAX} steps"));
+            judge.doubt(format!("{SETTING}: the search was given up after {SEARCH_STEPS_MAX} steps"));
         }
     }
     let count = |is_write| blind.iter().filter(|op| op.is_write == is_write).count();
