@@ -133,6 +133,11 @@ sim: deps ## Run SEEDS (500) simulated clusters, each from a seed; see tests/sim
 	$(WITH_ROCKSDB) cargo build $(LOCKED) --profile sim --package coda-sim
 	$(CARGO_TARGET_DIR)/sim/coda-sim run --seeds $(SEEDS) $(ARGS)
 
+.PHONY: sim-seed
+sim-seed: deps ## Run one simulated cluster, SEED=17 ARGS="--only=3,7 --trace", as a failed run prints it
+	$(WITH_ROCKSDB) cargo build $(LOCKED) --profile sim --package coda-sim
+	$(CARGO_TARGET_DIR)/sim/coda-sim seed $(SEED) $(ARGS)
+
 ##—— Look at it ——
 
 # Installs what is missing of PROGRAM:PACKAGE pairs, by Debian's names. Without root, or where something cannot be installed,

@@ -133,7 +133,8 @@ impl WorkerBuilder {
     }
 
     /// How long a run may only wait for steps before it gives up its slot; `None`: for ever. A parked run is executed
-    /// again from the top, so what it does beside awaiting steps belongs in tasks or inline steps.
+    /// again from the top, so what it does beside awaiting steps belongs in tasks or inline steps. Where runs never give
+    /// up their slots, their child runs belong in a queue of their own: all slots could be held by runs that wait for one.
     pub fn park_after(mut self, idle: Option<Duration>) -> Self {
         self.park_after = idle;
         self

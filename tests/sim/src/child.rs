@@ -2,13 +2,14 @@
 
 use std::io::Read;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::run::Verdict;
 
-/// A run that takes longer than this does not end.
+/// A run that takes longer than this does not end. Counted in looks: a machine that was stopped blames nobody.
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+const LOOKS_MAX: u128 = PATIENCE.as_millis() / LOOK_EVERY.as_millis();
 
 /// What to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,14 @@ impl Order {
         arguments
     }
 
+    /// One line that shows what happens in it.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let arguments = self.arguments();
+        let (seed, options) = (&arguments[1], arguments[2..].join(" "));
+        format!("make sim-seed SEED={seed} ARGS=\"{}\"", format!("{options} --trace").trim())
+    }
+
     /// Runs it. Blocks.
     ///
     /// # Errors
@@ -65,17 +74,18 @@ impl Order {
             let _ = stdout.read_to_string(&mut text);
             text
         });
-        let end = Instant::now() + PATIENCE;
+        let mut looks = 0;
         let status = loop {
-            match child.try_wait().map_err(|error| error.to_string())? {
-                Some(status) => break status,
-                None if Instant::now() >= end => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(format!("it has not ended after {PATIENCE:?}"));
-                }
-                None => std::thread::sleep(LOOK_EVERY),
+            if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
+                break status;
             }
+            if looks == LOOKS_MAX {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("it has not ended after {PATIENCE:?}"));
+            }
+            looks += 1;
+            std::thread::sleep(LOOK_EVERY);
         };
         let text = out.join().unwrap_or_default();
         let verdict = text.lines().next_back().and_then(|line| serde_json::from_str(line).ok());
@@ -96,5 +106,17 @@ impl Order {
             Ok(verdict) => verdict.problems,
             Err(why) => vec![format!("process: {why}")],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_repeated_by_one_line() {
+        assert_eq!(Order::of(7).command(), r#"make sim-seed SEED=7 ARGS="--trace""#);
+        let order = Order { only: Some(vec![4, 5]), trouble_ms: Some(900), ..Order::of(21) };
+        assert_eq!(order.command(), r#"make sim-seed SEED=21 ARGS="--only=4,5 --trouble-ms=900 --trace""#);
     }
 }

@@ -171,7 +171,7 @@ fn many(args: &RunArgs) -> ExitCode {
     holes.iter().for_each(|hole| println!("NOT COVERED: {hole}"));
     for (order, problems) in &outcome.failures {
         if args.no_shrink {
-            println!("coda-sim {}\n  {}", order.arguments().join(" "), problems.join("\n  "));
+            println!("\nto see it: {}\n  {}", order.command(), problems.join("\n  "));
         } else {
             print_smaller(order, problems.clone());
         }
@@ -181,7 +181,7 @@ fn many(args: &RunArgs) -> ExitCode {
 
 fn print_smaller(order: &Order, problems: Vec<String>) {
     let (order, problems) = shrink(order, problems);
-    println!("\nto see it: coda-sim {} --trace", order.arguments().join(" "));
+    println!("\nto see it: {}", order.command());
     print!("{}", plan_of(&order));
     problems.iter().for_each(|problem| println!("  PROBLEM {problem}"));
 }

@@ -303,8 +303,15 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {}: {} nodes, {} groups of {}, {} clients, {} workers with {} slots",
-            self.seed, self.nodes, self.groups, self.replication_factor, self.clients, self.workers, self.slots
+            "seed {}: {} nodes, {} groups of {}, {} clients, {} workers with {} slots, runs that wait {} theirs",
+            self.seed,
+            self.nodes,
+            self.groups,
+            self.replication_factor,
+            self.clients,
+            self.workers,
+            self.slots,
+            if self.parks { "give up" } else { "keep" }
         )?;
         writeln!(f, "  work {:?}", self.load)?;
         writeln!(f, "  network {:?}, a sync takes {}..={} ms", self.quality, self.sync_ms.0, self.sync_ms.1)?;

@@ -1,10 +1,13 @@
 //! Makes a plan that finds something smaller, for as long as it still finds something of the same kind.
 
+use std::time::{Duration, Instant};
+
 use crate::child::Order;
 use crate::plan::Plan;
 
-/// Runs that are spent on one failure.
+/// Runs that are spent on one failure, and time: of one that hangs each costs as long as anybody waits for it.
 const TRIES_MAX: u32 = 80;
+const TIME_MAX: Duration = Duration::from_secs(300);
 /// Trouble is not made shorter than by this much at once.
 const SHORTER_MS_MIN: u64 = 250;
 
@@ -12,7 +15,7 @@ const SHORTER_MS_MIN: u64 = 250;
 #[must_use]
 pub fn shrink(order: &Order, problems: Vec<String>) -> (Order, Vec<String>) {
     let kind = kind_of(&problems);
-    let mut search = Search { kind, tries: 0, best: (order.clone(), problems) };
+    let mut search = Search { kind, tries: 0, until: Instant::now() + TIME_MAX, best: (order.clone(), problems) };
     search.fewer_faults();
     search.shorter();
     search.best
@@ -27,13 +30,14 @@ pub fn kind_of(problems: &[String]) -> String {
 struct Search {
     kind: String,
     tries: u32,
+    until: Instant,
     best: (Order, Vec<String>),
 }
 
 impl Search {
     /// Whether it still finds it; then it is the best.
     fn holds(&mut self, order: Order) -> bool {
-        if self.tries >= TRIES_MAX {
+        if self.tries >= TRIES_MAX || Instant::now() >= self.until {
             return false;
         }
         self.tries += 1;

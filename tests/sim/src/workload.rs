@@ -23,6 +23,9 @@ use tokio::time::sleep;
 use crate::book::{Book, End, Kind, Made, Seen, value};
 
 const QUEUE: &str = "sim";
+/// Where child runs are executed whose parents keep their slots while they wait: as many parents as there are slots would
+/// wait for children that get none.
+const CHILDREN: &str = "sim-children";
 const LEDGER: &str = "ledger";
 const FAMILY: &str = "family";
 const CHILD: &str = "child";
@@ -303,8 +306,9 @@ pub async fn read_again(client: &Client, ids: &[(u64, Kind, [u8; 16])], book: &B
 pub async fn work(options: ConnectOptions, slots: u32, parks: bool, book: Book) {
     let working = Arc::new(AtomicU32::new(0));
     let (of_steps, of_ledgers, of_families, of_children) = (book.clone(), book.clone(), book.clone(), book.clone());
-    let worker = Worker::builder(ConnectOptions { connect_timeout: CONNECT_WITHIN, ..options })
-        .queue(QUEUE)
+    let worker = Worker::builder(ConnectOptions { connect_timeout: CONNECT_WITHIN, ..options }).queue(QUEUE);
+    let (worker, children) = if parks { (worker, QUEUE) } else { (worker.queue(CHILDREN), CHILDREN) };
+    let worker = worker
         .task_slots(slots)
         .run_slots(slots)
         .park_after(parks.then_some(PARK_AFTER))
@@ -317,7 +321,7 @@ pub async fn work(options: ConnectOptions, slots: u32, parks: bool, book: Book) 
             }
         })
         .workflow(LEDGER, move |cx: WorkflowContext, input: Input| ledger(cx, input, of_ledgers.clone()))
-        .workflow(FAMILY, move |cx: WorkflowContext, input: Input| family(cx, input, of_families.clone()))
+        .workflow(FAMILY, move |cx: WorkflowContext, input: Input| family(cx, input, children, of_families.clone()))
         .workflow(CHILD, move |cx: WorkflowContext, args: StepArgs| child(cx, args, of_children.clone()))
         .build();
     let ended = match worker {
@@ -386,11 +390,16 @@ async fn inline(cx: &WorkflowContext, number: u64, step: &str, book: Book) -> Re
     Ok(cx.run(step, [step], move || body(book, args)).await?)
 }
 
-async fn family(cx: WorkflowContext, Input { number, parts }: Input, book: Book) -> Result<Seen, BoxError> {
+async fn family(
+    cx: WorkflowContext,
+    Input { number, parts }: Input,
+    queue: &str,
+    book: Book,
+) -> Result<Seen, BoxError> {
     let children = (0..parts).map(|child| {
         let step = format!("child-{child}");
         let args = StepArgs { number, step: step.clone(), fails: flaky(number, &step) };
-        let spawned = cx.spawn_workflow::<Made>(CHILD, args).key([step.as_str()]).queue(QUEUE).policy(SOON).start();
+        let spawned = cx.spawn_workflow::<Made>(CHILD, args).key([step.as_str()]).queue(queue).policy(SOON).start();
         async move { Ok::<_, BoxError>((step, spawned.await?)) }
     });
     let mut seen = Seen::new();

@@ -51,6 +51,16 @@ fn one_seed_is_one_history_and_another_is_another() {
     assert!(hashes.insert(seed(&[&many, "--only"]).hash), "without faults it is another");
 }
 
+/// Seed 21: families that do not park held all slots, and their children waited for one for ever. No bug of Coda's: a plan
+/// has to leave room for what it asks for.
+#[test]
+fn families_that_keep_their_slots_leave_some_for_their_children() {
+    let narrow = |plan: &Plan| !plan.parks && (plan.workers, plan.slots) == (1, 1);
+    let seed_of = first(|plan| narrow(plan) && plan.nodes == 3 && plan.trouble < QUICK && plan.load.mix[1] >= 2);
+    let verdict = seed(&[&seed_of, "--only"]);
+    assert_eq!(verdict.problems, Vec::<String>::new(), "seed {seed_of}");
+}
+
 #[test]
 fn a_planted_bug_is_found() {
     let fails = first(|plan| plan.load.mix[3] >= 3 && plan.faults.is_empty());
