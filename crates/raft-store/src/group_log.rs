@@ -148,8 +148,14 @@ impl RaftLogReader<Types> for GroupLog {
         Ok(self.read_all(half_open(&range))?)
     }
 
+    /// For a follower, who gets what is read as what follows the entry before `start`. If that is gone, which openraft may
+    /// ask for when a stream to the follower has just failed, there is nothing to send: a snapshot comes next.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<RaftEntry>, io::Error> {
-        Ok(self.read(start..end, READ_BYTES_MAX)?)
+        let mut entries = self.read(start..end, READ_BYTES_MAX)?;
+        if entries.first().is_some_and(|first| first.log_id.index() != start) {
+            entries.clear();
+        }
+        Ok(entries)
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
