@@ -292,8 +292,8 @@ impl<P> Leases<P> {
             return None;
         };
         let kind = hold.0.kind() as usize;
-        self.lines[i].slots[kind].used(node);
-        if self.draining {
+        let has_slot = self.lines[i].slots[kind].used(node);
+        if !has_slot || self.draining {
             back.push(hold);
             return None;
         }

@@ -101,11 +101,16 @@ impl Slots {
         promised
     }
 
-    /// A node has used a slot that it was promised.
-    pub(super) fn used(&mut self, node: NodeId) {
-        if let Some(share) = self.shares.get_mut(&node) {
-            share.promised = share.promised.saturating_sub(1);
+    /// A node has leased something. Whether there is a slot for it: one that the node was promised, or else one that
+    /// nobody was. There may be none, for what a leader pushed just before it was replaced can come long after the slots
+    /// that it was promised have become its successor's.
+    #[must_use]
+    pub(super) fn used(&mut self, node: NodeId) -> bool {
+        if let Some(share) = self.shares.get_mut(&node).filter(|share| share.promised > 0) {
+            share.promised -= 1;
+            return true;
         }
+        self.unpromised() > 0
     }
 
     /// A lease of this node takes a slot.
@@ -299,7 +304,7 @@ mod tests {
         /// A node leases so many.
         fn lease(&mut self, node: NodeId, count: u32) {
             for _ in 0..count {
-                self.slots.used(node);
+                assert!(self.slots.used(node));
                 self.slots.take(node);
             }
         }
@@ -414,6 +419,20 @@ mod tests {
         w.slots.withdrawn(B, b, 3);
         w.slots.withdrawn(C, c, 3);
         assert_eq!((w.offer(), w.slots.count()), (before, (3, 6, 0)));
+    }
+
+    #[test]
+    fn who_was_promised_nothing_gets_no_slot_that_another_was_promised() {
+        let mut w = World::new(4);
+        w.slots.offer(A, 4);
+        assert!(w.slots.revoke(A));
+        w.slots.offer(B, 3);
+        // Both were on their way when A was told.
+        assert!(w.slots.used(A));
+        w.slots.take(A);
+        assert!(!w.slots.used(A));
+        w.lease(B, 3);
+        assert_eq!(w.slots.count(), (4, 0, 0));
     }
 
     #[test]

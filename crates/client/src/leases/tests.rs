@@ -39,9 +39,13 @@ fn credits(leases: &mut Leases<&'static str>, node: NodeId) -> Vec<Credit> {
 
 impl World {
     fn new() -> Self {
+        Self::with_task_slots(SLOTS)
+    }
+
+    fn with_task_slots(task_slots: u32) -> Self {
         let names = |name: &str| vec![name.into()];
         let subscribe = Subscribe { queue: QUEUE.into(), tasks: names("send"), workflows: names("flow") };
-        let served = Served { subscribe, task_slots: SLOTS, run_slots: SLOTS };
+        let served = Served { subscribe, task_slots, run_slots: SLOTS };
         let mut world = Self {
             leases: Leases::new(vec![served], Salt(0)).unwrap(),
             events: Vec::new(),
@@ -343,8 +347,8 @@ fn a_draining_worker_hands_new_work_back_and_offers_nothing() {
 
 #[test]
 fn each_group_hears_of_its_own_leases() {
-    let mut w = World::new();
-    let holds: Vec<Hold> = (1..40).map(|n| w.lease_task(n)).collect();
+    let mut w = World::with_task_slots(40);
+    let holds: Vec<Hold> = (1..=40).map(|n| w.lease_task(n)).collect();
     let map = map(1, 3);
     let mut heard = 0;
     for group in 1..=3 {
@@ -378,6 +382,9 @@ fn slots_are_spread_over_those_that_lead_and_come_back_from_those_that_do_no_mor
     let anew = w.leases.leading(&BTreeSet::from([NODE]));
     assert!(matches!(&anew[..], [(OTHER, Request::Subscribe(_))]), "{anew:?}");
     assert_eq!([slots(&mut w, OTHER), slots(&mut w, NODE)], [0, 2]);
+    // Pushed while it led, and late: its slots are another's.
+    w.leases.on_push(OTHER, self::task(2), &mut w.events, &mut w.back);
+    assert_eq!((w.back.as_slice(), w.leases.count()), (&[hold(2)][..], 0));
     w.leases.on_disconnected(NODE);
     assert!(w.leases.leading(&BTreeSet::from([OTHER])).is_empty());
     assert_eq!(slots(&mut w, OTHER), SLOTS);

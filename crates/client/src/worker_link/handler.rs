@@ -200,6 +200,7 @@ fn answer(to: To, result: Answered, batch: &mut Vec<WorkerEvent>) {
         To::Nobody => {
             if let Err(error) = result
                 && error != ClientError::Closed
+                && !error.is_superseded()
             {
                 warn!(code = error.code(), %error, "refused");
             }
