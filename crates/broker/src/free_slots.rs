@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use coda_protocol::ids::WorkKind;
 use coda_protocol::limits::CREDIT_MAX;
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 
 /// Indexed by [`WorkKind`].
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ impl FreeSlots {
     /// Takes up to `max`; how many there were.
     #[must_use]
     pub fn take(&self, kind: WorkKind, max: u32) -> u32 {
-        let max_taken = if planted::is("slots-granted-twice") { max / 2 } else { max };
+        let max_taken = if planted::is(Bug::SlotsGrantedTwice) { max / 2 } else { max };
         let take = |free: u32| Some(free.saturating_sub(max_taken));
         self.0[kind as usize].fetch_update(Ordering::AcqRel, Ordering::Acquire, take).map_or(0, |free| free.min(max))
     }

@@ -14,7 +14,7 @@ use coda_engine::command::Command;
 use coda_protocol::frame::{CLOSE_REPLACED, Frame, FrameError};
 use coda_protocol::ids::{GroupId, Name, Position, SessionId, Slot, Slotted, Work};
 use coda_protocol::limits::{LEASES_PER_SESSION_MAX, REQUESTS_IN_FLIGHT_MAX, SUBSCRIPTIONS_PER_SESSION_MAX};
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::{LaneList, QueueCursor, QueueDescription, QueuePage, Reply};
 use coda_protocol::request::{Credit, Request, Resume, Subscribe};
@@ -167,7 +167,7 @@ impl Session {
         tokio::spawn(async move {
             let confirmed = async {
                 let router = led?;
-                if !planted::is("stale-read") {
+                if !planted::is(Bug::StaleRead) {
                     router.confirm().await?;
                 }
                 Ok::<_, Refusal>(router)

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coda_protocol::ids::{NodeId, Position, Work};
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 use coda_protocol::reject::{Refusal, Reject, Unavailable};
 use coda_protocol::reply::{Answer, Reply};
 use tokio::sync::Notify;
@@ -232,7 +232,7 @@ impl<T> Flight<T> {
             pending.at = None;
             let keep = match pending.class {
                 Class::Greeting => false,
-                Class::Internal | Class::Prompt if planted::is("unanswered-is-forgotten") => false,
+                Class::Internal | Class::Prompt if planted::is(Bug::UnansweredIsForgotten) => false,
                 Class::Internal | Class::Prompt => pending.target != Target::Node(node),
                 Class::Wait(_) => !abandoned(&pending.ticket) || !pending.more.iter().all(&abandoned),
             };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use coda_protocol::ids::{GroupId, LeaseId, RunId, SessionId, Slot, TaskId, Timestamp};
 use coda_protocol::limits::LEASES_PER_ENTRY_MAX;
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 use coda_protocol::reject::Reject;
 
 use crate::cluster;
@@ -110,7 +110,7 @@ impl Cx<'_> {
 
     /// A fencing token: the log index, then the lease within the entry.
     pub fn next_lease(&mut self) -> LeaseId {
-        let index = if planted::is("lease-id-reused") { self.index / 64 } else { self.index };
+        let index = if planted::is(Bug::LeaseIdReused) { self.index / 64 } else { self.index };
         let lease = LeaseId::granted(index, self.leases);
         self.leases += 1;
         lease

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use coda_protocol::ids::{GroupId, SessionId};
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 
 use crate::due;
 use crate::effect::Effect;
@@ -26,11 +26,11 @@ pub fn recover(kv: &dyn Read, group: GroupId) -> Vec<Effect> {
             ControlFlow::Continue(())
         },
     );
-    if !planted::is("recover-forgets-due") {
+    if !planted::is(Bug::RecoverForgetsDue) {
         effects.extend(due::next(kv, group).map(Effect::WakeAt));
     }
     effects.extend(CLUSTER.get(kv, group, &()).map(|cluster| Effect::MapChanged(cluster.map_version)));
-    if !planted::is("recover-forgets-sessions") {
+    if !planted::is(Bug::RecoverForgetsSessions) {
         effects.extend(sessions(kv, group).into_iter().map(Effect::SessionHolds));
     }
     effects

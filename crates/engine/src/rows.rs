@@ -2,7 +2,7 @@
 
 use coda_protocol::ids::{LeaseId, Name, RunId, SessionId, Timestamp, Work};
 use coda_protocol::payload::{Failure, Payload, WorkOutcome};
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 use coda_protocol::policy::RetryPolicy;
 use coda_protocol::reject::Reject;
 use coda_protocol::request::StepKey;
@@ -108,7 +108,7 @@ impl Life {
         use Event as E;
         use Life::{Delayed, Ended, Leased, Parked, Ready, Retrying};
         let event = match (self, event) {
-            (Leased { lease, .. }, E::Ended(_)) if planted::is("stale-lease-ends-work") => E::Ended(lease),
+            (Leased { lease, .. }, E::Ended(_)) if planted::is(Bug::StaleLeaseEndsWork) => E::Ended(lease),
             (_, event) => event,
         };
         match (self, event) {

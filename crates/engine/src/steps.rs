@@ -3,7 +3,7 @@
 use coda_protocol::ids::{Millis, RunId, TaskId, Work};
 use coda_protocol::limits::RETENTION_MS;
 use coda_protocol::payload::WorkOutcome;
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 use coda_protocol::push::StepEnded;
 use coda_protocol::request::StepKey;
 
@@ -62,7 +62,7 @@ fn end_step(cx: &mut Cx<'_>, parent: &Parent, child: Work, attempts: u32, outcom
     if news {
         tell_ended(cx, run, &row, &parent.key, outcome.clone());
     }
-    if row.life == Life::Parked && !planted::is("parked-run-not-woken") {
+    if row.life == Life::Parked && !planted::is(Bug::ParkedRunNotWoken) {
         row.life = row.life.on(Event::Woken).expect("a parked run can be woken");
         leases::enter_run(cx, Work::Run(run), &row);
     }

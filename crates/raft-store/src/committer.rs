@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coda_protocol::ids::GroupId;
+use coda_protocol::planted::{self, Bug};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::db::Db;
 use crate::error::{StoreError, stop_process};
 use crate::log::{Done, LogOp, LogPoint, LogStore, Place, Recovered};
 use crate::log_writer::Writer;
-use crate::planted::{self, Planted};
 use crate::rows::{decode_row, encode_row, record_term};
 use crate::storage::{self, Durability, Family};
 use crate::store::StoreCounters;
@@ -266,7 +266,7 @@ impl Committer {
             let write = rows.write(Durability::Logged);
             (Instant::now(), write)
         });
-        if planted::is(Planted::AckBeforeSync) {
+        if planted::is(Bug::AckBeforeSync) {
             done.drain(..).for_each(|done| done(Ok(())));
         }
         Unsynced { jobs, written, records, record_bytes, done }
@@ -283,7 +283,7 @@ impl Committer {
             self.quick = took <= INLINE_SYNC_MAX;
             self.counters.log_syncs.fetch_add(1, Ordering::Relaxed);
             if let Err(storage::Refused(why)) = sync
-                && !planted::is(Planted::AckFailedSync)
+                && !planted::is(Bug::AckFailedSync)
             {
                 tracing::error!(why, "CODA4106 the log cannot be written; this node accepts nothing any more");
                 self.failed = Some(why);

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use coda_engine::entry::{Applied, Entry};
 use coda_engine::kv::Read;
 use coda_protocol::ids::{GroupId, NodeId, Position};
+use coda_protocol::planted::{self, Bug};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason, InitializeError, LinearizableReadError, RaftError};
 use openraft::raft::ClientWriteResponse;
@@ -25,7 +26,6 @@ use crate::hung::{Standing, follow_disk};
 use crate::log::LogPoint;
 use crate::network::Network;
 use crate::peers::PeerTransport;
-use crate::planted::{self, Planted};
 use crate::snapshot;
 use crate::state_machine::{Shared, StateMachine};
 use crate::store::NodeStore;
@@ -275,7 +275,7 @@ impl Group {
         if !self.may_lead() {
             return Err(ProposeError::NotLeader { leader: None });
         }
-        if planted::is(Planted::ReadUnconfirmed) {
+        if planted::is(Bug::ReadUnconfirmed) {
             return Ok(self.read(|_, applied| applied));
         }
         let confirmed = self.unless_given_up(self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await;

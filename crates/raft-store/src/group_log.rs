@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use coda_protocol::ids::GroupId;
+use coda_protocol::planted::{self, Bug};
 use futures::{Stream, stream};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -15,7 +16,6 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::StoreError;
 use crate::log::{LogOp, LogStore, Place};
-use crate::planted::{self, Planted};
 use crate::rows::{decode_record, encode_record};
 use crate::tail::Tail;
 use crate::types::{LogId, RaftEntry, Types, Vote, log_id, log_point, vote, vote_row};
@@ -177,7 +177,7 @@ impl RaftLogStorage<Types> for GroupLog {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let row = vote_row(vote);
-        if planted::is(Planted::VoteUnsynced) {
+        if planted::is(Bug::VoteUnsynced) {
             self.store.submit(self.group, LogOp::Vote(row), Place::Beside, Box::new(drop));
         } else {
             self.submit_and_wait(LogOp::Vote(row)).await?;

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use coda_protocol::ids::GroupId;
+use coda_protocol::planted::{self, Bug};
 
 use crate::db::{Db, write_state};
 use crate::error::StoreError;
 use crate::markers::Markers;
-use crate::planted::{self, Planted};
 use crate::rows::{decode_row, encode_row};
 use crate::snapshot::{Header, Reader};
 use crate::storage::Family;
@@ -37,6 +37,10 @@ pub(crate) fn install(db: &Db, group: GroupId, file: &Path) -> Result<Header, St
     // From here on a restart finishes the job: half a state is never seen as a state.
     db.put_meta_synced(&MARKERS.key(group), &encode_row(&name))?;
     replace(db, group, &ours)?;
+    #[cfg(feature = "sim")]
+    if let Some(life) = db.workshop().life() {
+        life.installs();
+    }
     Ok(header)
 }
 
@@ -59,7 +63,7 @@ pub(crate) fn finish_interrupted(db: &Db) -> Result<(), StoreError> {
 fn replace(db: &Db, group: GroupId, file: &Path) -> Result<(), StoreError> {
     let (from, to) = group_range(group);
     let mut batch = db.batch();
-    if !planted::is(Planted::InstallOver) {
+    if !planted::is(Bug::InstallOver) {
         batch.delete_range(Family::State, &from, &to);
     }
     let header = Reader::open(&**db.files(), file)?.for_each(|key, value| {

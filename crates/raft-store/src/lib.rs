@@ -48,8 +48,7 @@ mod wal;
 mod witness;
 mod workshop;
 
-// The same in memory, for simulations, and what they must find.
-pub mod planted;
+// The same in memory, for simulations.
 #[cfg(feature = "sim")]
 pub mod sim;
 

@@ -9,6 +9,7 @@ use coda_engine::apply::apply;
 use coda_engine::entry::Applied;
 use coda_engine::kv::Overlay;
 use coda_protocol::ids::GroupId;
+use coda_protocol::planted::{self, Bug};
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, Snapshot};
@@ -20,7 +21,6 @@ use crate::error::{StoreError, stop_process};
 use crate::image::Image;
 use crate::install::install;
 use crate::owed::Owed;
-use crate::planted::{self, Planted};
 use crate::rows::{LogPoint, MembershipRow};
 use crate::snapshot::Reader;
 use crate::stopwatch::Stopwatch;
@@ -134,7 +134,7 @@ impl StateMachine {
                 None => batch.delete(Family::State, &key),
             }
         }
-        if planted::is(Planted::AppliedApart) {
+        if planted::is(Bug::AppliedApart) {
             write_state(std::mem::replace(&mut batch, db.batch()))?;
         }
         let (key, row) = applied_row(*group, last);
@@ -254,7 +254,7 @@ impl RaftSnapshotBuilder<Types> for Checkpoint {
     async fn build_snapshot(&mut self) -> Result<RaftSnapshot, io::Error> {
         let meta = std::mem::replace(&mut self.meta, Err(StoreError::Closed))?;
         let db = self.shared.db.clone();
-        if !planted::is(Planted::PurgeUnflushed) {
+        if !planted::is(Bug::PurgeUnflushed) {
             self.shared.db.workshop().run(move || db.flush_state()).await??;
         }
         let end = meta.last_log_id.map_or(0, |last| last.index() + 1);

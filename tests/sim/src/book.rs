@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coda_protocol::ids::{GroupId, Position};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,8 @@ pub struct Work {
     pub kind: Kind,
     pub asked: Duration,
     pub acknowledged: Option<Duration>,
+    /// Where it was acknowledged.
+    pub position: Option<Position>,
     pub ended: Option<(Duration, End)>,
 }
 
@@ -97,6 +100,8 @@ struct Inner {
     trace: Trace,
     works: BTreeMap<u64, Work>,
     pages: BTreeMap<(u64, String), Page>,
+    /// By group, the latest position of any answer.
+    told: BTreeMap<GroupId, Position>,
     executions: u64,
     findings: Vec<String>,
 }
@@ -118,24 +123,43 @@ impl Book {
             trace,
             works: BTreeMap::new(),
             pages: BTreeMap::new(),
+            told: BTreeMap::new(),
             executions: 0,
             findings: Vec::new(),
         })))
     }
 
     pub fn asked(&self, number: u64, id: [u8; 16], kind: Kind) {
-        let work = Work { id, kind, asked: shims::now(), acknowledged: None, ended: None };
+        let work = Work { id, kind, asked: shims::now(), acknowledged: None, position: None, ended: None };
         let mut inner = self.0.lock();
         inner.trace.event(shims::now(), format_args!("asked {number} {:?}", work.kind));
         inner.works.insert(number, work);
     }
 
-    pub fn acknowledged(&self, number: u64) {
+    pub fn acknowledged(&self, number: u64, position: Option<Position>) {
         let mut inner = self.0.lock();
         inner.trace.event(shims::now(), format_args!("acknowledged {number}"));
         if let Some(work) = inner.works.get_mut(&number) {
             work.acknowledged = Some(shims::now());
+            work.position = position;
         }
+        drop(inner);
+        if let Some(position) = position {
+            self.told(position);
+        }
+    }
+
+    /// Somebody had an answer that stands here.
+    pub fn told(&self, position: Position) {
+        let mut inner = self.0.lock();
+        let last = inner.told.entry(GroupId(position.group)).or_insert(position);
+        *last = position.max(*last);
+    }
+
+    /// Of a group, the latest position that anybody was told so far.
+    #[must_use]
+    pub fn last_told(&self, group: GroupId) -> Option<Position> {
+        self.0.lock().told.get(&group).copied()
     }
 
     /// A client was told how it ended. The first time, or once more: then it has to be the same.
@@ -186,11 +210,15 @@ impl Book {
         self.0.lock().findings.clone()
     }
 
-    /// One of the last that were acknowledged; 0 is the last.
+    /// One of the last that were acknowledged, in this group if it is asked for one; 0 is the last.
     #[must_use]
-    pub fn latest_acknowledged(&self, back: usize) -> Option<(u64, Work)> {
+    pub fn latest_acknowledged(&self, group: Option<GroupId>, back: usize) -> Option<(u64, Work)> {
         let inner = self.0.lock();
-        let mut known: Vec<_> = inner.works.iter().filter(|(_, work)| work.acknowledged.is_some()).collect();
+        let in_group = |work: &Work| {
+            group.is_none() || work.position.is_some_and(|position| Some(GroupId(position.group)) == group)
+        };
+        let known = inner.works.iter().filter(|(_, work)| work.acknowledged.is_some() && in_group(work));
+        let mut known: Vec<_> = known.collect();
         known.sort_by_key(|(_, work)| work.ended.as_ref().map_or(work.acknowledged, |(at, _)| Some(*at)));
         known.iter().rev().nth(back).map(|(number, work)| (**number, (*work).clone()))
     }

@@ -129,7 +129,7 @@ impl Watch {
             }
         }
         let violations = copy.read(|kv, applied| invariants::check_at(kv, group, applied));
-        problems.extend(violations.into_iter().map(|violation| format!("node {node}, group {group}: {violation}")));
+        problems.extend(violations.into_iter().map(|violation| format!("{violation} (node {node}, group {group})")));
     }
 }
 

@@ -4,6 +4,8 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use coda_protocol::planted::Bug;
+
 use crate::run::Verdict;
 
 /// A run that takes longer than this does not end. Counted in looks: a machine that was stopped blames nobody.
@@ -19,7 +21,7 @@ pub struct Order {
     pub only: Option<Vec<usize>>,
     /// Trouble ends after so many milliseconds.
     pub trouble_ms: Option<u64>,
-    pub planted: Option<String>,
+    pub planted: Option<Bug>,
 }
 
 impl Order {
@@ -39,8 +41,8 @@ impl Order {
         if let Some(ms) = self.trouble_ms {
             arguments.push(format!("--trouble-ms={ms}"));
         }
-        if let Some(name) = &self.planted {
-            arguments.push(format!("--planted={name}"));
+        if let Some(bug) = self.planted {
+            arguments.push(format!("--planted={bug}"));
         }
         arguments
     }

@@ -48,6 +48,10 @@ struct Seat {
     wanted: bool,
     /// What it had in memory is gone, since anybody asked.
     went_down: bool,
+    /// Why it ended, if it should not have.
+    why: Option<String>,
+    /// How often its disk had refused something when it started.
+    refused: u64,
     /// Not before, after it ended by itself.
     again_at: Duration,
 }
@@ -105,6 +109,8 @@ impl Cluster {
             stop: None,
             wanted: true,
             went_down: false,
+            why: None,
+            refused: 0,
             again_at: Duration::ZERO,
         };
         seat.start(world);
@@ -174,14 +180,16 @@ impl Cluster {
         seat.wanted = false;
     }
 
-    /// Starts what has ended and is wanted. Which nodes have lost what was in their memory since the last time.
-    pub fn look_after(&mut self, world: &mut World) -> Vec<u8> {
+    /// Starts what has ended and is wanted. Which nodes have lost what was in their memory since the last time, and why, if
+    /// nobody wanted it and no disk is to blame.
+    pub fn look_after(&mut self, world: &mut World) -> Vec<(u8, Option<String>)> {
         let mut lost = Vec::new();
         for (at, seat) in self.seats.iter_mut().enumerate() {
             let ended = seat.state.lock().ended.take();
             if let Some(why) = ended {
                 let node = at + 1;
                 world.trace.event(world.now(), format_args!("node {node} has ended: {why}"));
+                seat.why = (seat.stop.is_some() && !seat.disk_was_bad()).then_some(why);
                 seat.disk.kill();
                 world.kill(seat.host);
                 seat.stop = None;
@@ -192,7 +200,7 @@ impl Cluster {
                 seat.start(world);
             }
             if std::mem::take(&mut seat.went_down) {
-                lost.push(at as u8 + 1);
+                lost.push((at as u8 + 1, seat.why.take()));
             }
         }
         lost
@@ -220,6 +228,7 @@ impl Cluster {
             all.logged_lost += counts.logged_lost;
             all.unflushed_lost += counts.unflushed_lost;
             all.files_lost += counts.files_lost;
+            all.installed += counts.installed;
         }
         all
     }
@@ -238,12 +247,19 @@ impl Seat {
         self.stop.is_none() && world.host(self.host).is_up()
     }
 
+    /// Since it started, or now.
+    fn disk_was_bad(&self) -> bool {
+        let Faults { hangs, fails, room, .. } = self.disk.faults();
+        hangs || fails || room.is_some() || self.disk.counts().refused > self.refused
+    }
+
     fn start(&mut self, world: &mut World) {
         if !world.host(self.host).is_up() {
             world.host(self.host).boot();
         }
         let (stop, stopped) = oneshot::channel();
         self.stop = Some(stop);
+        self.refused = self.disk.counts().refused;
         *self.state.lock() = State::default();
         world.host(self.host).spawn(live(self.config.clone(), self.state.clone(), stopped));
     }

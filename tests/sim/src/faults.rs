@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use coda_client::{Admin, Client, ConnectOptions};
 use coda_protocol::ids::{GroupId, NodeId};
-use coda_raft_store::group::Group;
 
 use crate::plan::{Fault, Plan, Planned};
 use crate::stage::Stage;
@@ -22,6 +21,7 @@ pub struct Faults {
     /// How often each way is cut: faults overlap.
     cuts: BTreeMap<(IpAddr, IpAddr), u32>,
     began: Duration,
+    next_checkpoints: Duration,
     /// How many of each kind there were.
     pub counts: BTreeMap<&'static str, u32>,
 }
@@ -32,12 +32,25 @@ impl Faults {
     pub fn new(plan: &Plan, now: Duration) -> Self {
         let mut to_come = plan.faults.clone();
         to_come.reverse();
-        Self { to_come, lasting: Vec::new(), cuts: BTreeMap::new(), began: now, counts: BTreeMap::new() }
+        Self {
+            to_come,
+            lasting: Vec::new(),
+            cuts: BTreeMap::new(),
+            began: now,
+            next_checkpoints: now,
+            counts: BTreeMap::new(),
+        }
     }
 
     /// To be called after every tick.
     pub fn step(&mut self, stage: &mut Stage) {
         let now = stage.world.now();
+        if let Some(every) = stage.plan.checkpoints_every
+            && now >= self.next_checkpoints
+        {
+            self.next_checkpoints = now + every;
+            (1..=stage.plan.nodes).for_each(|node| stage.checkpoint(node));
+        }
         while self.to_come.last().is_some_and(|next| self.began + next.at <= now) {
             let Some(Planned { number, lasts, fault, .. }) = self.to_come.pop() else { return };
             stage.world.trace.event(now, format_args!("fault #{number} {fault:?} for {lasts:?}"));
@@ -80,7 +93,8 @@ impl Faults {
             | Fault::Deaf(_)
             | Fault::Mute(_)
             | Fault::Bridge { .. }
-            | Fault::Unreachable(_) => self.cut(stage, &ways(stage, fault)),
+            | Fault::Unreachable(_)
+            | Fault::Estranged { .. } => self.cut(stage, &ways(stage, fault)),
             Fault::BadWays(node, quality) => {
                 let me = stage.node_ip(*node);
                 for other in stage.all_ips().into_iter().filter(|other| *other != me) {
@@ -98,16 +112,8 @@ impl Faults {
                 let node = NodeId(u64::from(*node));
                 stage.operate(move |admin| async move { drop(admin.drain(node).await) });
             }
-            Fault::Checkpoint(node) => {
-                let copies = stage.cluster.copies(*node);
-                stage.node_host(*node).within(|| copies.iter().for_each(Group::checkpoint));
-            }
-            Fault::CheckpointAll => {
-                for node in 1..=stage.plan.nodes {
-                    let copies = stage.cluster.copies(node);
-                    stage.node_host(node).within(|| copies.iter().for_each(Group::checkpoint));
-                }
-            }
+            Fault::Checkpoint(node) => stage.checkpoint(*node),
+            Fault::CheckpointAll => (1..=stage.plan.nodes).for_each(|node| stage.checkpoint(node)),
             Fault::SlowDisk { node, ms } => stage.set_sync_ms(*node, (*ms, 2 * *ms)),
             Fault::HungDisk(node) => stage.cluster.change_disk(*node, |disk| disk.hangs = true),
             Fault::FailedSync(node) => stage.cluster.change_disk(*node, |disk| disk.fails = true),
@@ -127,7 +133,8 @@ impl Faults {
             | Fault::Deaf(_)
             | Fault::Mute(_)
             | Fault::Bridge { .. }
-            | Fault::Unreachable(_) => self.mend(stage, &ways(stage, fault)),
+            | Fault::Unreachable(_)
+            | Fault::Estranged { .. } => self.mend(stage, &ways(stage, fault)),
             Fault::BadWays(node, _) => {
                 let me = stage.node_ip(*node);
                 for other in stage.all_ips() {
@@ -195,6 +202,7 @@ fn ways(stage: &Stage, fault: &Fault) -> Vec<(IpAddr, IpAddr)> {
         Fault::Mute(nodes) => from_to(&ips(nodes), &others(nodes)),
         Fault::Bridge { left, right, .. } => both(&ips(left), &ips(right)),
         Fault::Unreachable(node) => both(&[stage.node_ip(*node)], &stage.user_ips()),
+        Fault::Estranged { node, user } => both(&[stage.node_ip(*node)], &[stage.user_ips()[usize::from(*user)]]),
         _ => Vec::new(),
     }
 }

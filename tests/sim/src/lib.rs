@@ -19,6 +19,7 @@ pub mod suite;
 // Who is there.
 pub mod cluster;
 pub mod faults;
+pub mod readers;
 pub mod stage;
 pub mod workload;
 

@@ -4,12 +4,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use coda_protocol::planted::Bug;
 use coda_sim::child::Order;
 use coda_sim::plan::Plan;
-use coda_sim::planted::{BUGS, hunt, plant};
+use coda_sim::planted::hunt_all;
 use coda_sim::shrink::shrink;
 use coda_sim::suite::Suite;
 use coda_sim::{log, run};
+
+/// A planted bug that so many seeds do not find is a hole in the simulation.
+const FOUND_WITHIN_SEEDS: u64 = 50;
 
 #[derive(Parser)]
 #[command(about = "A whole cluster on one thread, in virtual time, from one seed")]
@@ -31,11 +35,14 @@ enum Command {
     /// Plant each bug in turn, and say how soon it is found
     Planted {
         /// These alone
-        names: Vec<String>,
-        #[arg(long, default_value_t = 200)]
+        bugs: Vec<Bug>,
+        #[arg(long, default_value_t = FOUND_WITHIN_SEEDS)]
         seeds_max: u64,
         #[arg(long, default_value_t = 1)]
         first: u64,
+        /// Processes at once; as many as there are cores, unless told
+        #[arg(long)]
+        jobs: Option<usize>,
     },
 }
 
@@ -51,7 +58,7 @@ struct RunArgs {
     #[arg(long)]
     check_determinism: bool,
     #[arg(long)]
-    planted: Option<String>,
+    planted: Option<Bug>,
     /// Stop after so many failures
     #[arg(long, default_value_t = 3)]
     failures_max: usize,
@@ -70,7 +77,7 @@ struct SeedArgs {
     #[arg(long)]
     trouble_ms: Option<u64>,
     #[arg(long)]
-    planted: Option<String>,
+    planted: Option<Bug>,
     /// Print what happens
     #[arg(long)]
     trace: bool,
@@ -108,13 +115,13 @@ fn main() -> ExitCode {
             print_smaller(&order, problems);
             ExitCode::FAILURE
         }
-        Command::Planted { names, seeds_max, first } => planted(&names, first, seeds_max),
+        Command::Planted { bugs, seeds_max, first, jobs } => planted(&bugs, first, seeds_max, jobs),
     }
 }
 
 impl SeedArgs {
     fn order(&self) -> Order {
-        Order { seed: self.seed, only: self.only.clone(), trouble_ms: self.trouble_ms, planted: self.planted.clone() }
+        Order { seed: self.seed, only: self.only.clone(), trouble_ms: self.trouble_ms, planted: self.planted }
     }
 
     fn plan(&self) -> Plan {
@@ -138,14 +145,11 @@ fn one(args: &SeedArgs) -> ExitCode {
     if let Some(level) = args.log {
         log::print(level);
     }
-    if let Some(name) = &args.planted {
-        plant(name);
-    }
     let plan = args.plan();
     if !args.json {
         print!("{plan}");
     }
-    let verdict = run::run(plan, args.trace);
+    let verdict = run::run(plan, args.planted, args.trace);
     if args.json {
         println!("{}", serde_json::to_string(&verdict).expect("a verdict is plain data"));
     } else {
@@ -157,11 +161,10 @@ fn one(args: &SeedArgs) -> ExitCode {
 }
 
 fn many(args: &RunArgs) -> ExitCode {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let suite = Suite {
         seeds: args.seeds.0..=args.seeds.1,
-        jobs: args.jobs.unwrap_or(cores),
-        planted: args.planted.clone(),
+        jobs: args.jobs.unwrap_or_else(cores),
+        planted: args.planted,
         check_determinism: args.check_determinism,
         failures_max: args.failures_max,
     };
@@ -186,17 +189,19 @@ fn print_smaller(order: &Order, problems: Vec<String>) {
     problems.iter().for_each(|problem| println!("  PROBLEM {problem}"));
 }
 
-fn planted(names: &[String], first: u64, seeds_max: u64) -> ExitCode {
-    let mut missed = 0;
-    println!("| bug | seeds | found as |\n|---|---|---|");
-    for bug in BUGS.iter().filter(|bug| names.is_empty() || names.iter().any(|name| name == bug.name)) {
-        match hunt(bug.name, first, seeds_max) {
-            Some(found) => println!("| {} | {} | {} |", bug.name, found.seeds, found.problem),
-            None => {
-                missed += 1;
-                println!("| {} | more than {seeds_max} | **not found**: {} |", bug.name, bug.about);
-            }
+fn planted(bugs: &[Bug], first: u64, seeds_max: u64, jobs: Option<usize>) -> ExitCode {
+    let bugs = if bugs.is_empty() { Bug::ALL } else { bugs };
+    let hunted = hunt_all(bugs, first, seeds_max, jobs.unwrap_or_else(cores));
+    println!("| Bug | Seeds | Found by |\n|---|---|---|");
+    for (bug, found) in &hunted {
+        match found {
+            Some(found) => println!("| `{bug}` | {} | `{}` |", found.seeds, found.property),
+            None => println!("| `{bug}` | more than {seeds_max} | **not found** |"),
         }
     }
-    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if hunted.values().all(Option::is_some) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -2,6 +2,7 @@
 //! data: it can be printed, and made smaller while it still finds something.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -19,6 +20,10 @@ const FAULTS_MAX: usize = 14;
 /// How long things go wrong.
 const TROUBLE_MIN_MS: u64 = 6_000;
 const TROUBLE_MAX_MS: u64 = 20_000;
+/// After five seconds of silence a connection is lost, and after two more what its session holds.
+const LOST_AND_HELD_MS: Range<u64> = 5_000..7_500;
+/// Where nodes write their state down often.
+const CHECKPOINTS_EVERY_MS: Range<u64> = 100..3_000;
 
 /// Everything about one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +41,10 @@ pub struct Plan {
     pub quality: Quality,
     /// A sync of a log takes between these.
     pub sync_ms: (u64, u64),
+    /// RocksDB flushes the state by itself about once in so many batches.
+    pub flushed_every: u32,
+    /// All copies on a node write their state down so often, and let go of the log, as under heavy load.
+    pub checkpoints_every: Option<Duration>,
     /// For so long work is begun and things go wrong.
     pub trouble: Duration,
     /// By when they begin.
@@ -75,6 +84,8 @@ pub enum Fault {
     Bridge { left: Vec<u8>, middle: u8, right: Vec<u8> },
     /// A node reaches no client or worker, and none reaches it.
     Unreachable(u8),
+    /// A node and one of those who use the cluster do not reach each other; which one is a count among all.
+    Estranged { node: u8, user: u8 },
     /// All ways from and to a node are bad.
     BadWays(u8, Quality),
     /// Its wall clock jumps.
@@ -116,6 +127,7 @@ pub const FAULTS: &[&str] = &[
     "mute",
     "bridge",
     "unreachable",
+    "estranged",
     "bad-ways",
     "clock-jump",
     "clock-drift",
@@ -147,6 +159,7 @@ impl Fault {
             Self::Mute(_) => "mute",
             Self::Bridge { .. } => "bridge",
             Self::Unreachable(_) => "unreachable",
+            Self::Estranged { .. } => "estranged",
             Self::BadWays(..) => "bad-ways",
             Self::Jump { .. } => "clock-jump",
             Self::Drift { .. } => "clock-drift",
@@ -187,6 +200,10 @@ impl Plan {
             },
             quality: quality(&mut chance),
             sync_ms: *[(0, 1), (0, 2), (1, 8)].choose(&mut chance).expect("some"),
+            flushed_every: *[8, 64, 1_024].choose(&mut chance).expect("some"),
+            checkpoints_every: chance
+                .random_bool(0.5)
+                .then(|| Duration::from_millis(chance.random_range(CHECKPOINTS_EVERY_MS))),
             trouble,
             faults: Vec::new(),
         };
@@ -199,8 +216,9 @@ impl Plan {
             let fault = plan.fault(kind, &mut chance);
             let lasts = Duration::from_millis(match chance.random_range(0..10) {
                 0..4 => chance.random_range(10..600),
-                4..8 => chance.random_range(600..4_000),
-                _ => chance.random_range(4_000..9_000),
+                4..7 => chance.random_range(600..4_000),
+                7 => chance.random_range(4_000..9_000),
+                _ => chance.random_range(LOST_AND_HELD_MS),
             });
             // A state that was just written down is what a power cut is about.
             if let Fault::Checkpoint(node) = fault
@@ -237,6 +255,7 @@ impl Plan {
                 Fault::Bridge { left: all, middle, right }
             }
             12 => Fault::Unreachable(node),
+            28 | 29 => Fault::Estranged { node, user: chance.random_range(0..self.workers + self.clients) },
             13 => Fault::BadWays(node, bad(chance)),
             14 => Fault::Jump { node, ms: chance.random_range(-20_000..20_000) },
             15 => Fault::Drift { node, parts: chance.random_range(-300..300) },
@@ -267,7 +286,7 @@ impl Plan {
     }
 }
 
-const KINDS: u32 = 28;
+const KINDS: u32 = 30;
 
 fn quality(chance: &mut StdRng) -> Quality {
     match chance.random_range(0..4) {
@@ -314,7 +333,13 @@ impl fmt::Display for Plan {
             if self.parks { "give up" } else { "keep" }
         )?;
         writeln!(f, "  work {:?}", self.load)?;
-        writeln!(f, "  network {:?}, a sync takes {}..={} ms", self.quality, self.sync_ms.0, self.sync_ms.1)?;
+        writeln!(f, "  network {:?}", self.quality)?;
+        let (min, max) = self.sync_ms;
+        write!(f, "  a sync takes {min}..={max} ms, a flush comes in {} batches", self.flushed_every)?;
+        match self.checkpoints_every {
+            Some(every) => writeln!(f, ", checkpoints every {every:?}")?,
+            None => writeln!(f)?,
+        }
         writeln!(f, "  trouble for {:?}", self.trouble)?;
         for Planned { number, at, lasts, fault } in &self.faults {
             writeln!(f, "  #{number} at {at:?} for {lasts:?}: {fault:?}")?;

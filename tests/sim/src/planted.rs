@@ -1,73 +1,48 @@
-//! Bugs that are there on purpose, and how soon the simulation finds them. One that it does not find is a hole in it.
+//! How soon the simulation finds bugs that are there on purpose. One that it does not find is a hole in it.
 
-use coda_raft_store::planted::{Planted, select};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use coda_protocol::planted::Bug;
+use parking_lot::Mutex;
 
 use crate::child::Order;
-
-/// A bug that can be planted: `coda_protocol::planted::is(name)` asks for it where it would be, or one
-/// of `coda_raft_store::planted`.
-pub struct Bug {
-    pub name: &'static str,
-    pub about: &'static str,
-}
-
-const fn bug(name: &'static str, about: &'static str) -> Bug {
-    Bug { name, about }
-}
-
-/// All there are.
-pub const BUGS: &[Bug] = &[
-    bug("recover-forgets-due", "a new leader does not look when the next thing is due"),
-    bug("recover-forgets-sessions", "a new leader does not look for leases of those who are gone"),
-    bug("stale-lease-ends-work", "work ends under any lease, whatever its fencing token"),
-    bug("lease-id-reused", "two leases have one id"),
-    bug("slots-granted-twice", "slots that work was leased for stay free"),
-    bug("retry-dropped", "one retry less than was allowed"),
-    bug("record-overwrites", "the second result of an inline step replaces the first"),
-    bug("parked-run-not-woken", "a step's end does not wake the run that waits for it"),
-    bug("resumed-run-is-told-nothing", "what ended while a worker was away is not told when it is back"),
-    bug("run-starts-twice", "a start that is sent again begins the run anew"),
-    bug("due-too-early", "what is due is done before"),
-    bug("stale-read", "a leader answers without asking whether it still is one"),
-    bug("unanswered-is-forgotten", "a client does not send again what a lost node has not answered"),
-    bug("ack-before-sync", "what is written to the log counts as durable"),
-    bug("vote-unsynced", "a vote is cast before it is durable"),
-    bug("ack-failed-sync", "a sync that fails counts as one that did not"),
-    bug("purge-unflushed", "the log is let go before the state that it led to is durable"),
-    bug("applied-apart", "how far the state has come is written after the state"),
-    bug("install-over", "a snapshot is installed over the state that is there"),
-    bug("read-unconfirmed", "no read asks whether the leader still is one"),
-];
-
-/// From now on this process has this bug.
-///
-/// # Panics
-/// If there is none of that name.
-pub fn plant(name: &str) {
-    assert!(BUGS.iter().any(|bug| bug.name == name), "no bug is called {name}");
-    match Planted::ALL.into_iter().find(|planted| planted.name() == name) {
-        Some(planted) => select(Some(planted)),
-        None => coda_protocol::planted::plant(name),
-    }
-}
+use crate::shrink::kind_of;
 
 /// How a bug was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub seeds: u64,
-    pub problem: String,
+    /// The property that is broken.
+    pub property: String,
+}
+
+/// Hunts these bugs, so many at once, and says on the way what was found.
+#[must_use]
+pub fn hunt_all(bugs: &[Bug], first: u64, seeds_max: u64, jobs: usize) -> BTreeMap<Bug, Option<Found>> {
+    let next = AtomicUsize::new(0);
+    let hunted = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let found = hunt(*bug, first, seeds_max);
+                    eprintln!("{bug}: {found:?}");
+                    hunted.lock().insert(*bug, found);
+                }
+            });
+        }
+    });
+    hunted.into_inner()
 }
 
 /// Runs seed after seed until something is found.
-#[must_use]
-pub fn hunt(name: &str, first: u64, seeds_max: u64) -> Option<Found> {
+fn hunt(bug: Bug, first: u64, seeds_max: u64) -> Option<Found> {
     (0..seeds_max).find_map(|n| {
-        let order = Order { planted: Some(name.to_owned()), ..Order::of(first + n) };
-        let problem = order.problems().into_iter().next()?;
+        let order = Order { planted: Some(bug), ..Order::of(first + n) };
+        let problems = order.problems();
         // What a seed finds without the bug is not the bug.
-        let without = Order { planted: None, ..order };
-        without
-            .problems()
-            .is_empty()
-            .then(|| Found { seeds: n + 1, problem: problem.lines().next().unwrap_or_default().into() })
+        let is_it = !problems.is_empty() && Order { planted: None, ..order }.problems().is_empty();
+        is_it.then(|| Found { seeds: n + 1, property: kind_of(&problems) })
     })
 }

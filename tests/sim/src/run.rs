@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coda_client::{Admin, Client};
+use coda_protocol::planted::{self, Bug};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::book::Totals;
 use crate::check::{LOOK_EVERY, Watch, copies_are_equal};
@@ -52,24 +52,27 @@ pub struct Verdict {
     /// Batches that power cuts took from logs, and from states that were not flushed.
     pub batches_lost: (u64, u64),
     pub syncs_refused: u64,
+    pub snapshots_installed: u64,
 }
 
-/// Runs a plan, once in a process. On a thread of its own: what std and others keep per thread, first of all the keys of
-/// hash maps, must not be older than the simulation. So nothing is done on it before that begins.
+/// Runs a plan, once in a process, with this bug if one is planted. On a thread of its own: what std and others keep per
+/// thread, first of all the keys of hash maps, must not be older than the simulation. So nothing is done on it before that
+/// begins.
 ///
 /// # Panics
 /// When the machine has no memory left for files.
 #[must_use]
-pub fn run(plan: Plan, prints: bool) -> Verdict {
+pub fn run(plan: Plan, bug: Option<Bug>, prints: bool) -> Verdict {
     log::collect_panics(prints);
     let dir = tempfile::Builder::new().prefix("coda-sim-").tempdir_in(memory()).expect("a folder in memory");
     let path = dir.path().to_owned();
     let thread = std::thread::Builder::new().name("simulation".into()).stack_size(STACK_BYTES);
-    let thread = thread.spawn(move || live(plan, &path, prints)).expect("a thread");
+    let thread = thread.spawn(move || live(plan, bug, &path, prints)).expect("a thread");
     thread.join().expect("what panics in a simulation is a finding")
 }
 
-fn live(plan: Plan, dir: &Path, prints: bool) -> Verdict {
+fn live(plan: Plan, bug: Option<Bug>, dir: &Path, prints: bool) -> Verdict {
+    planted::plant(bug);
     let trace = Trace::new(prints);
     let seed = plan.seed;
     let mut play = Play {
@@ -96,6 +99,7 @@ fn live(plan: Plan, dir: &Path, prints: bool) -> Verdict {
         terms: play.watch.terms,
         batches_lost: (disks.logged_lost, disks.unflushed_lost),
         syncs_refused: disks.refused,
+        snapshots_installed: disks.installed,
     }
 }
 
@@ -141,9 +145,7 @@ impl Play {
         }
         self.note("all work has ended");
         self.calm();
-        if self.problems.is_empty() {
-            self.read_again();
-        }
+        self.read_again();
         if self.problems.is_empty() && !self.until_equal() {
             return;
         }
@@ -157,12 +159,12 @@ impl Play {
         let options = |node| stage.cluster.options(&stage.world, stage.operator, &[node]);
         let (first, others) = (options(1), (2..=stage.plan.nodes).map(options).collect());
         let what = form(first, others, stage.plan.replication_factor, stage.plan.groups);
-        match self.wait(FORMS_WITHIN, what) {
-            Some(Ok(())) => self.note("the cluster is one"),
-            Some(Err(error)) => {
+        match stage.world.wait(stage.operator, FORMS_WITHIN, what) {
+            Ok(Ok(())) => self.note("the cluster is one"),
+            Ok(Err(error)) => {
                 self.problem(format!("well_again_in_time: the cluster cannot be formed: {} {error}", error.code()));
             }
-            None => self.problem("well_again_in_time: the cluster is not formed in time".into()),
+            Err(_) => self.problem("well_again_in_time: the cluster is not formed in time".into()),
         }
     }
 
@@ -193,24 +195,6 @@ impl Play {
         false
     }
 
-    /// The operator does something, while everything else goes on; nothing if it takes too long.
-    fn wait<T: Send + 'static>(
-        &mut self,
-        within: Duration,
-        what: impl Future<Output = T> + Send + 'static,
-    ) -> Option<T> {
-        let mut told = self.stage.world.begin(self.stage.operator, what);
-        let end = self.stage.world.now() + within;
-        while self.stage.world.now() < end && self.step() {
-            match told.try_recv() {
-                Ok(done) => return Some(done),
-                Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Closed) => return None,
-            }
-        }
-        None
-    }
-
     /// The operator sees that nothing is wrong.
     fn calm(&mut self) {
         let options = self.stage.options(self.stage.operator);
@@ -222,7 +206,7 @@ impl Play {
             calm(&Admin::new(client.link().clone(), ANSWER_WITHIN), &telling).await;
             client.close().await;
         };
-        if self.wait(CALM_WITHIN, what).is_none() {
+        if self.stage.world.wait(self.stage.operator, CALM_WITHIN, what).is_err() {
             let wrong = wrong.lock().clone();
             self.problem(format!("well_again_in_time: the cluster is not healthy again: {wrong}"));
         }
@@ -239,7 +223,7 @@ impl Play {
             workload::read_again(&client, &ids, &book).await;
             client.close().await;
         };
-        if self.wait(READ_AGAIN_WITHIN, what).is_none() {
+        if self.stage.world.wait(self.stage.operator, READ_AGAIN_WITHIN, what).is_err() {
             self.problem("reads_are_linearizable: not all results can be read again".into());
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use coda_client::{Admin, ConnectOptions};
 use coda_protocol::ids::SessionId;
+use coda_raft_store::group::Group;
 use coda_raft_store::sim::Faults;
 
 use crate::book::Book;
@@ -16,8 +17,9 @@ use crate::cluster::Cluster;
 use crate::faults;
 use crate::host::Host;
 use crate::plan::Plan;
+use crate::readers::{read, read_of_one};
 use crate::trace::Trace;
-use crate::workload::{Starter, read, work};
+use crate::workload::{Starter, work};
 use crate::world::{HostId, World};
 
 /// Numbers of one client's work; the next client's begin behind them.
@@ -55,7 +57,7 @@ impl Stage {
 
     /// Workers serve, and clients begin work.
     pub fn begin(&mut self) {
-        (1..=self.plan.nodes).for_each(|node| self.set_sync_ms(node, self.plan.sync_ms));
+        (1..=self.plan.nodes).for_each(|node| self.set_disk(node));
         for worker in 1..=self.plan.workers {
             self.start_worker(worker);
         }
@@ -72,6 +74,17 @@ impl Stage {
             let options = ConnectOptions { session: SessionId::random(), ..self.options(host) };
             self.world.host(host).spawn(read(options, !self.plan.seed ^ at as u64, self.book.clone()));
         }
+        (1..=self.plan.nodes).for_each(|node| self.read_of(node));
+    }
+
+    /// Whoever reaches this node alone reads what it leads, and what it only believes to lead.
+    fn read_of(&mut self, node: u8) {
+        let host = self.clients[usize::from(node) % self.clients.len()];
+        let nic = self.world.nic(host).only_to(self.node_ip(node));
+        let options = ConnectOptions { network: Arc::new(nic), ..self.cluster.options(&self.world, host, &[node]) };
+        let options = ConnectOptions { session: SessionId::random(), ..options };
+        let (groups, seed) = (u32::from(self.plan.groups), !self.plan.seed ^ u64::from(node) << 32);
+        self.world.host(host).spawn(read_of_one(options, groups, seed, self.book.clone()));
     }
 
     /// Clients begin nothing more.
@@ -118,6 +131,19 @@ impl Stage {
         self.cluster.go(&mut self.world, node);
     }
 
+    /// All copies on a node write their state down.
+    pub fn checkpoint(&mut self, node: u8) {
+        let copies = self.cluster.copies(node);
+        self.node_host(node).within(|| copies.iter().for_each(Group::checkpoint));
+    }
+
+    /// A node's disk is as good as the plan says.
+    fn set_disk(&self, node: u8) {
+        let flushed_every = self.plan.flushed_every;
+        self.cluster.change_disk(node, |disk| *disk = Faults { flushed_every, ..Faults::default() });
+        self.set_sync_ms(node, self.plan.sync_ms);
+    }
+
     /// A sync of a node's log takes between these.
     pub fn set_sync_ms(&self, node: u8, (min, max): (u64, u64)) {
         self.cluster.change_disk(node, |disk| {
@@ -127,16 +153,18 @@ impl Stage {
 
     /// Nodes whose process has ended and should not have are started again, as a service manager does.
     pub fn watch_nodes(&mut self, watch: &mut Watch) {
-        for node in self.cluster.look_after(&mut self.world) {
+        for (node, why) in self.cluster.look_after(&mut self.world) {
             watch.restarted(node);
+            if let Some(why) = why {
+                self.book.find(format!("nodes_stay_up: node {node} has ended by itself: {why}"));
+            }
         }
     }
 
     /// Everything runs, and all clocks and disks are good.
     pub fn heal(&mut self) {
         for node in 1..=self.plan.nodes {
-            self.cluster.change_disk(node, |disk| *disk = Faults::default());
-            self.set_sync_ms(node, self.plan.sync_ms);
+            self.set_disk(node);
             let host = self.node_host(node);
             host.resume();
             host.set_drift(0);

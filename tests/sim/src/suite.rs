@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use coda_protocol::planted::Bug;
 use parking_lot::Mutex;
 
 use crate::child::Order;
@@ -19,7 +20,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(20);
 pub struct Suite {
     pub seeds: RangeInclusive<u64>,
     pub jobs: usize,
-    pub planted: Option<String>,
+    pub planted: Option<Bug>,
     /// Each seed is run twice, and both have to be the same in everything.
     pub check_determinism: bool,
     /// Nothing more is begun after so many failures.
@@ -44,6 +45,7 @@ pub struct Outcome {
     pub terms: u64,
     pub batches_lost: (u64, u64),
     pub syncs_refused: u64,
+    pub snapshots_installed: u64,
 }
 
 impl Suite {
@@ -61,7 +63,7 @@ impl Suite {
                         if seed > *self.seeds.end() {
                             return;
                         }
-                        let order = Order { planted: self.planted.clone(), ..Order::of(seed) };
+                        let order = Order { planted: self.planted, ..Order::of(seed) };
                         let (verdict, problems) = self.one(&order);
                         let mut outcome = outcome.lock();
                         outcome.add(verdict);
@@ -119,6 +121,7 @@ impl Outcome {
         self.batches_lost.0 += verdict.batches_lost.0;
         self.batches_lost.1 += verdict.batches_lost.1;
         self.syncs_refused += verdict.syncs_refused;
+        self.snapshots_installed += verdict.snapshots_installed;
     }
 
     pub fn print(&self) {
@@ -138,8 +141,11 @@ impl Outcome {
         let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
         println!("faults: {}", faults.join(", "));
         let (logged, unflushed) = self.batches_lost;
-        let refused = self.syncs_refused;
-        println!("power cuts took {logged} batches of logs and {unflushed} of states; disks refused {refused} times");
+        let (refused, installed) = (self.syncs_refused, self.snapshots_installed);
+        println!(
+            "power cuts took {logged} batches of logs and {unflushed} of states; disks refused {refused} times; \
+             {installed} snapshots were installed"
+        );
     }
 
     /// What should have happened in so many seeds, and has not: a run in which faults do not bite says nothing.
@@ -156,6 +162,7 @@ impl Outcome {
             ("a power cut took what was not synced", logged),
             ("a power cut took what was not flushed", unflushed),
             ("a disk refused a write", self.syncs_refused),
+            ("a snapshot was installed", self.snapshots_installed),
         ] {
             if count == 0 {
                 holes.push(format!("never: {what}"));

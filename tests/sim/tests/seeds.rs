@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-use coda_sim::plan::Plan;
+use coda_protocol::planted::Bug;
+use coda_sim::plan::{Fault, Plan, Planned};
 use coda_sim::run::Verdict;
 
 /// Plans whose trouble ends sooner are run here.
@@ -61,10 +62,37 @@ fn families_that_keep_their_slots_leave_some_for_their_children() {
     assert_eq!(verdict.problems, Vec::<String>::new(), "seed {seed_of}");
 }
 
+/// The first seed whose plan is like this finds the bug, by this property.
+fn finds(bug: Bug, property: &str, like: impl Fn(&Plan) -> bool) {
+    let number = first(|plan| plan.nodes == 3 && plan.trouble < QUICK && like(plan));
+    let verdict = seed(&[&number, &format!("--planted={bug}")]);
+    let found = verdict.problems.iter().any(|problem| problem.starts_with(&format!("{property}: ")));
+    assert!(found, "seed {number}: {:?}", verdict.problems);
+}
+
 #[test]
-fn a_planted_bug_is_found() {
-    let fails = first(|plan| plan.load.mix[3] >= 3 && plan.faults.is_empty());
-    let verdict = seed(&[&fails, "--planted=retry-dropped"]);
-    let found = verdict.problems.iter().any(|problem| problem.starts_with("retries_follow_policy: "));
-    assert!(found, "seed {fails}: {:?}", verdict.problems);
+fn a_bug_in_the_rules_is_found() {
+    finds(Bug::RetryDropped, "retries_follow_policy", |plan| plan.load.mix[3] >= 3 && plan.faults.is_empty());
+}
+
+#[test]
+fn a_bug_that_the_client_shares_is_found() {
+    finds(Bug::RecordOverwrites, "one_value_per_key", |plan| plan.load.mix[0] >= 3 && plan.faults.is_empty());
+}
+
+#[test]
+fn a_bug_in_what_is_on_disk_is_found() {
+    finds(Bug::PurgeUnflushed, "nodes_stay_up", |plan| {
+        let often = plan.checkpoints_every.is_some_and(|every| every < Duration::from_millis(500));
+        let is_cut = |planned: &Planned| matches!(planned.fault, Fault::PowerCut(_)) && planned.at < plan.trouble / 2;
+        often && plan.flushed_every > 64 && plan.faults.iter().any(is_cut)
+    });
+}
+
+#[test]
+fn each_planted_bug_has_a_name_of_its_own() {
+    let names: BTreeSet<&str> = Bug::ALL.iter().map(|bug| bug.name()).collect();
+    assert_eq!(names.len(), Bug::ALL.len());
+    assert!(Bug::ALL.iter().all(|bug| bug.name().parse() == Ok(*bug)));
+    assert!("no-such-bug".parse::<Bug>().is_err());
 }

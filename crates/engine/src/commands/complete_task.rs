@@ -1,7 +1,7 @@
 //! A leased task has ended, or failed this attempt.
 
 use coda_protocol::ids::Work;
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::Reply;
 use coda_protocol::request::CompleteTask;
@@ -20,7 +20,7 @@ pub(crate) fn apply(cx: &mut Cx<'_>, complete: &CompleteTask) -> Outcome {
         return Ok(Reply::Done);
     }
     let held = row.life.lease();
-    let dropped = u32::from(planted::is("retry-dropped"));
+    let dropped = u32::from(planted::is(Bug::RetryDropped));
     let retry_at = match &complete.outcome {
         Err(failure) if failure.retryable && row.failures + dropped < row.policy.max_retries => {
             let retry = row.failures + 1;

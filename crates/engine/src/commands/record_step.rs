@@ -1,6 +1,6 @@
 //! Record what an inline step returned. The first recorded result is the one that everybody sees.
 
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::Reply;
 use coda_protocol::request::RecordStep;
@@ -17,7 +17,7 @@ pub(crate) fn apply(cx: &mut Cx<'_>, record: &RecordStep) -> Outcome {
     row.life.holder(record.lease)?;
     let key = memo_key(record.run, &record.key);
     if let Some(MemoRow::Ended { result, .. }) = MEMO.get(cx.kv, cx.group, &key) {
-        if planted::is("record-overwrites") {
+        if planted::is(Bug::RecordOverwrites) {
             MEMO.put(cx.kv, cx.group, &key, &MemoRow::Ended { result: record.result.clone(), attempts: 1 });
             return Ok(Reply::Recorded(record.result.clone()));
         }

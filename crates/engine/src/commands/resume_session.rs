@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use coda_protocol::ids::{LeaseId, SessionId, Work};
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 use coda_protocol::reply::Reply;
 
 use crate::apply::Cx;
@@ -19,7 +19,7 @@ pub(crate) fn apply(cx: &mut Cx<'_>, session: SessionId, held: &[LeaseId]) -> Ou
         if !lost.remove(&lease) {
             leases::take_back(cx, session, lease, work, Reason::Released);
         } else if let Work::Run(run) = work
-            && !planted::is("resumed-run-is-told-nothing")
+            && !planted::is(Bug::ResumedRunIsToldNothing)
         {
             let workflow = RUN.get(cx.kv, cx.group, &run).expect("leased runs have a row").workflow;
             cx.effects.push(Effect::MemoWanted { session, workflow, run, lease });

@@ -2,7 +2,7 @@
 
 use coda_protocol::ids::{Millis, RunId, Work};
 use coda_protocol::payload::Payload;
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 use coda_protocol::reject::Reject;
 use coda_protocol::reply::Reply;
 use coda_protocol::request::StartRun;
@@ -15,14 +15,14 @@ use crate::{lanes, leases};
 
 pub(crate) fn apply(cx: &mut Cx<'_>, start: &StartRun) -> Outcome {
     if let Some(row) = RUN.get(cx.kv, cx.group, &start.run)
-        && !planted::is("run-starts-twice")
+        && !planted::is(Bug::RunStartsTwice)
     {
         if row.workflow != start.workflow {
             return Err(Reject::IdConflict { id: start.run.to_string() });
         }
         return Ok(Reply::Started { existed: true });
     }
-    if planted::is("run-starts-twice") {
+    if planted::is(Bug::RunStartsTwice) {
         RUN_INPUT.delete(cx.kv, cx.group, &start.run);
         RUN.delete(cx.kv, cx.group, &start.run);
     }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use coda_protocol::ids::{Millis, RunId, Timestamp, Work};
 use coda_protocol::limits::{TICK_DELETE_BYTES_MAX, TICK_DELETE_MAX, TICK_DUE_MAX};
-use coda_protocol::planted;
+use coda_protocol::planted::{self, Bug};
 use coda_protocol::reply::Reply;
 
 use crate::apply::Cx;
@@ -20,7 +20,7 @@ pub(crate) fn apply(cx: &mut Cx<'_>) -> Outcome {
     let mut left = Left { rows: TICK_DELETE_MAX, bytes: TICK_DELETE_BYTES_MAX };
     let mut next: Option<Timestamp> = None;
     for (i, key) in items.iter().enumerate() {
-        let early = if planted::is("due-too-early") { Millis(400) } else { Millis(0) };
+        let early = if planted::is(Bug::DueTooEarly) { Millis(400) } else { Millis(0) };
         if i == TICK_DUE_MAX || key.at > cx.now + early || left.is_nothing() {
             next = Some(key.at);
             break;

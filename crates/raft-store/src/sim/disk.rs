@@ -24,8 +24,7 @@ use crate::types::{RaftEntry, log_point};
 
 /// What it has in all, however little of it is free.
 const TOTAL_BYTES: u64 = 100 << 30;
-/// RocksDB flushes the state by itself about once in so many batches, and always before so many wait.
-const FLUSHED_EVERY: u32 = 64;
+/// RocksDB flushes the state by itself before so many batches of it wait.
 const UNFLUSHED_MAX: usize = 1_024;
 
 /// How a disk is, until that is changed.
@@ -37,6 +36,8 @@ pub struct Faults {
     pub sync_max: Duration,
     /// Of syncs that nobody else waits for, how many in a hundred are over at once.
     pub instant_percent: u32,
+    /// RocksDB flushes the state by itself about once in so many batches, too.
+    pub flushed_every: u32,
     /// It does not answer at all.
     pub hangs: bool,
     /// Syncs, and whatever else must reach it, fail. What was open then is not written to any more.
@@ -51,6 +52,7 @@ impl Default for Faults {
             sync_min: Duration::from_micros(200),
             sync_max: Duration::from_millis(2),
             instant_percent: 20,
+            flushed_every: 64,
             hangs: false,
             fails: false,
             room: None,
@@ -72,6 +74,8 @@ pub struct SimCounts {
     pub unflushed_lost: u64,
     /// Changes of files and their names that a crash took.
     pub files_lost: u64,
+    /// States that a snapshot has replaced.
+    pub installed: u64,
 }
 
 /// An entry of the log that a node on a disk has applied.
@@ -332,9 +336,15 @@ impl Life {
     pub fn flush_some(&self) {
         let mut inner = self.inner();
         let mut tables = self.tables.lock();
-        if tables.unflushed() > UNFLUSHED_MAX || inner.random.random_ratio(1, FLUSHED_EVERY) {
+        let every = inner.faults.flushed_every.max(1);
+        if tables.unflushed() > UNFLUSHED_MAX || inner.random.random_ratio(1, every) {
             tables.flush_some(&mut inner.random);
         }
+    }
+
+    /// A snapshot replaces a group's state.
+    pub fn installs(&self) {
+        self.inner().counts.installed += 1;
     }
 
     /// The node applies an entry.

@@ -25,12 +25,20 @@ pub struct Nic {
     net: Net,
     host: IpAddr,
     next_port: Arc<AtomicU16>,
+    /// What is sent to any other host goes nowhere.
+    only: Option<IpAddr>,
 }
 
 impl Nic {
     #[must_use]
     pub fn new(net: Net, host: IpAddr) -> Self {
-        Self { net, host, next_port: Arc::new(AtomicU16::new(EPHEMERAL_PORT_MIN)) }
+        Self { net, host, next_port: Arc::new(AtomicU16::new(EPHEMERAL_PORT_MIN)), only: None }
+    }
+
+    /// The same, whose sockets reach this host alone, as behind a firewall.
+    #[must_use]
+    pub fn only_to(self, other: IpAddr) -> Self {
+        Self { only: Some(other), ..self }
     }
 
     fn endpoint(&self, port: u16, config: EndpointConfig, server: Option<ServerConfig>) -> io::Result<Endpoint> {
@@ -44,7 +52,7 @@ impl Nic {
             }
             state.sockets.insert(address, inbox.clone());
         }
-        let socket = Arc::new(Socket { net: self.net.clone(), address, inbox });
+        let socket = Arc::new(Socket { net: self.net.clone(), address, inbox, only: self.only });
         Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
     }
 }
@@ -99,6 +107,7 @@ struct Socket {
     net: Net,
     address: SocketAddr,
     inbox: Arc<Inbox>,
+    only: Option<IpAddr>,
 }
 
 impl std::fmt::Debug for Socket {
@@ -113,7 +122,8 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        if self.inbox.closed.load(Ordering::Relaxed) {
+        let is_forbidden = self.only.is_some_and(|only| only != transmit.destination.ip());
+        if is_forbidden || self.inbox.closed.load(Ordering::Relaxed) {
             return Ok(());
         }
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
