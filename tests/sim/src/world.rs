@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::host::{Host, TICK};
 use crate::net::{Net, Nic};
@@ -98,6 +99,17 @@ impl World {
         }
     }
 
+    /// Begins something on a host, which says what came of it, unless the host goes down meanwhile.
+    pub fn begin<T: Send + 'static>(
+        &mut self,
+        id: HostId,
+        what: impl Future<Output = T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (tell, told) = oneshot::channel();
+        self.hosts[id.0].spawn(async move { tell.send(what.await) });
+        told
+    }
+
     /// Does something on a host, and lets time pass until it is done.
     ///
     /// # Errors
@@ -108,15 +120,14 @@ impl World {
         within: Duration,
         what: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, TooLate> {
-        let (tell, mut told) = oneshot::channel();
-        self.hosts[id.0].spawn(async move { tell.send(what.await) });
+        let mut told = self.begin(id, what);
         let end = self.now + within;
         while self.now < end {
             self.step();
             match told.try_recv() {
                 Ok(done) => return Ok(done),
-                Err(oneshot::error::TryRecvError::Empty) => {}
-                Err(oneshot::error::TryRecvError::Closed) => return Err(TooLate),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Closed) => return Err(TooLate),
             }
         }
         Err(TooLate)
