@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
+use coda_engine::apply::apply;
 use coda_engine::invariants;
+use coda_engine::kv::MemKv;
 use coda_protocol::ids::GroupId;
 use coda_raft_store::group::Group;
-use coda_raft_store::sim::SimApplied;
+use coda_raft_store::sim::{SimApplied, digest};
 
 use crate::cluster::Cluster;
 use crate::trace::Trace;
@@ -26,10 +28,12 @@ pub struct Watch {
     digests: BTreeMap<(GroupId, u64), (u64, u8)>,
     /// What each node's copy had applied when it was last looked at, and its term.
     seen: BTreeMap<(u8, GroupId), Seen>,
-    /// Each entry that anybody has applied: its term, and all that the log says of it.
-    entries: BTreeMap<(GroupId, u64), (u64, u64, u8)>,
+    /// Each entry that anybody has applied, and who did first.
+    entries: BTreeMap<(GroupId, u64), (SimApplied, u8)>,
     pub looks: u64,
     pub states: u64,
+    /// States that were compared with what the rules make of the log.
+    pub replays: u64,
     pub terms: u64,
 }
 
@@ -45,11 +49,13 @@ impl Watch {
         let mut problems = Vec::new();
         let trace = world.trace.clone();
         for node in 1..=cluster.count() {
-            let copies = cluster.copies(node);
             for entry in cluster.applied(node) {
                 trace.state(node, entry.group.0, entry.index, entry.hash);
-                problems.extend(self.applied(node, &entry));
+                problems.extend(self.applied(node, entry));
             }
+        }
+        for node in 1..=cluster.count() {
+            let copies = cluster.copies(node);
             // A node that was emptied begins again where it has nothing.
             self.seen.retain(|(seen, group), _| *seen != node || copies.iter().any(|copy| copy.id() == *group));
             let host = world.host(cluster.host(node));
@@ -62,21 +68,35 @@ impl Watch {
         problems
     }
 
-    /// A node has lost what was not on its disk: what it has applied may be less than before, and its term.
-    pub fn restarted(&mut self, node: u8) {
+    /// A node may have lost what was not on its disk: what it has applied may be less than before, and its term. What it has
+    /// then is compared with the whole log.
+    pub fn look_anew(&mut self, node: u8) {
         self.seen.retain(|(seen, _), _| *seen != node);
     }
 
     /// What was applied anywhere at an index is the same everywhere, for ever.
-    fn applied(&mut self, node: u8, entry: &SimApplied) -> Option<String> {
-        let SimApplied { group, term, index, hash } = *entry;
-        let (first_term, first_hash, by) = *self.entries.entry((group, index)).or_insert((term, hash, node));
-        ((first_term, first_hash) != (term, hash)).then(|| {
+    fn applied(&mut self, node: u8, entry: SimApplied) -> Option<String> {
+        let SimApplied { group, term, index, hash, .. } = entry;
+        let (first, by) = self.entries.entry((group, index)).or_insert((entry, node));
+        ((first.term, first.hash) != (term, hash)).then(|| {
             format!(
                 "nothing_committed_is_undone: entry {index} of group {group} is of term {term} on node {node}, and was of \
-                 term {first_term} on node {by}, or says something else"
+                 term {} on node {by}, or says something else",
+                first.term
             )
         })
+    }
+
+    /// The digest of what the rules make of a group's log up to this entry; unknown if not all of it was seen.
+    fn replayed(&self, group: GroupId, to: u64) -> Option<u64> {
+        let mut kv = MemKv::default();
+        for index in 0..=to {
+            let (applied, _) = self.entries.get(&(group, index))?;
+            if let Some(entry) = applied.entry() {
+                apply(&mut kv, group, index, entry);
+            }
+        }
+        Some(digest(&kv, group))
     }
 
     fn look_at(&mut self, node: u8, copy: &Group, trace: &Trace, problems: &mut Vec<String>) {
@@ -94,7 +114,8 @@ impl Watch {
                     .push(format!("one_leader_in_a_term: nodes {first} and {node} lead group {group} in term {term}"));
             }
         }
-        let before = self.seen.get(&(node, group)).copied().unwrap_or_default();
+        let known = self.seen.get(&(node, group)).copied();
+        let before = known.unwrap_or_default();
         let applied = copy.read(|_, applied| applied);
         if status.term < before.term {
             problems.push(format!(
@@ -115,6 +136,17 @@ impl Watch {
         let (_, digest) = copy.digest();
         self.states += 1;
         trace.state(node, group.0, applied, digest);
+        if known.is_none()
+            && let Some(replayed) = self.replayed(group, applied)
+        {
+            self.replays += 1;
+            if replayed != digest {
+                problems.push(format!(
+                    "state_follows_from_the_log: group {group} after {applied} is {digest:x} on node {node}, and the log \
+                     leads to {replayed:x}"
+                ));
+            }
+        }
         match self.digests.entry((group, applied)) {
             // Byte by byte what was checked before, on another node.
             Entry::Occupied(first) if first.get().0 == digest => return,

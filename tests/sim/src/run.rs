@@ -49,6 +49,8 @@ pub struct Verdict {
     pub faults: BTreeMap<String, u32>,
     pub looks: u64,
     pub states: u64,
+    /// Of them, against the whole log.
+    pub replays: u64,
     pub terms: u64,
     /// Batches that power cuts took from logs, and from states that were not flushed.
     pub batches_lost: (u64, u64),
@@ -97,6 +99,7 @@ fn live(plan: Plan, bug: Option<Bug>, dir: &Path, prints: bool) -> Verdict {
         faults: play.faults.counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
         looks: play.watch.looks,
         states: play.watch.states,
+        replays: play.watch.replays,
         terms: play.watch.terms,
         batches_lost: (disks.logged_lost, disks.unflushed_lost),
         syncs_refused: disks.refused,
@@ -249,12 +252,13 @@ impl Play {
         }
     }
 
+    /// All copies become equal, and are what the log leads to.
     fn until_equal(&mut self) -> bool {
         let end = self.stage.world.now() + EQUAL_WITHIN;
         loop {
             let equal = copies_are_equal(&mut self.stage.world, &self.stage.cluster);
             match equal {
-                Ok(()) => return true,
+                Ok(()) => break,
                 Err(why) if self.stage.world.now() >= end => {
                     self.problem(format!("copies_are_equal: {why}"));
                     return false;
@@ -263,6 +267,9 @@ impl Play {
                 Err(_) => {}
             }
         }
+        (1..=self.stage.plan.nodes).for_each(|node| self.watch.look_anew(node));
+        self.next_look = self.stage.world.now();
+        self.step()
     }
 
     fn note(&self, what: &str) {

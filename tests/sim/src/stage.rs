@@ -154,7 +154,7 @@ impl Stage {
     /// Nodes whose process has ended and should not have are started again, as a service manager does.
     pub fn watch_nodes(&mut self, watch: &mut Watch) {
         for (node, why) in self.cluster.look_after(&mut self.world) {
-            watch.restarted(node);
+            watch.look_anew(node);
             if let Some(why) = why {
                 self.book.find(format!("nodes_stay_up: node {node} has ended by itself: {why}"));
             }

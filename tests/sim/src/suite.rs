@@ -42,6 +42,7 @@ pub struct Outcome {
     pub repeated: u64,
     pub datagrams: u64,
     pub states: u64,
+    pub replays: u64,
     pub terms: u64,
     pub batches_lost: (u64, u64),
     pub syncs_refused: u64,
@@ -117,6 +118,7 @@ impl Outcome {
         self.repeated += verdict.totals.repeated;
         self.datagrams += verdict.network.delivered;
         self.states += verdict.states;
+        self.replays += verdict.replays;
         self.terms += verdict.terms;
         self.batches_lost.0 += verdict.batches_lost.0;
         self.batches_lost.1 += verdict.batches_lost.1;
@@ -135,8 +137,16 @@ impl Outcome {
             self.seeds as f64 / minutes
         );
         println!(
-            "{} pieces of work, {} ended; {} bodies, {} of them again; {} datagrams; {} leaders; {} states looked at",
-            self.asked, self.ended, self.executions, self.repeated, self.datagrams, self.terms, self.states
+            "{} pieces of work, {} ended; {} bodies, {} of them again; {} datagrams; {} leaders; {} states looked at, {} of \
+             them beside the whole log",
+            self.asked,
+            self.ended,
+            self.executions,
+            self.repeated,
+            self.datagrams,
+            self.terms,
+            self.states,
+            self.replays
         );
         let faults: Vec<String> = self.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
         println!("faults: {}", faults.join(", "));
@@ -163,6 +173,7 @@ impl Outcome {
             ("a power cut took what was not flushed", unflushed),
             ("a disk refused a write", self.syncs_refused),
             ("a snapshot was installed", self.snapshots_installed),
+            ("a state was compared with the whole log", self.replays),
         ] {
             if count == 0 {
                 holes.push(format!("never: {what}"));

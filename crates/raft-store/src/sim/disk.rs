@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coda_engine::entry::Entry;
 use coda_protocol::ids::GroupId;
+use openraft::EntryPayload;
 use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -20,7 +22,7 @@ use crate::disk::{DiskProbe, Space};
 use crate::error::StoreError;
 use crate::rows::{LogPoint, encode_record};
 use crate::storage::Family;
-use crate::types::{RaftEntry, log_point};
+use crate::types::{Proposal, RaftEntry, log_point};
 
 /// What it has in all, however little of it is free.
 const TOTAL_BYTES: u64 = 100 << 30;
@@ -79,13 +81,22 @@ pub struct SimCounts {
 }
 
 /// An entry of the log that a node on a disk has applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct SimApplied {
     pub group: GroupId,
     pub term: u64,
     pub index: u64,
     /// Of all that the log says of it.
     pub hash: u64,
+    proposal: Option<Proposal>,
+}
+
+impl SimApplied {
+    /// What it says to the rules; nothing if it is Raft's own.
+    #[must_use]
+    pub fn entry(&self) -> Option<&Entry> {
+        self.proposal.as_ref().map(Proposal::entry)
+    }
 }
 
 /// A disk with one node's folder on it. It outlives the nodes that use it, and clones are the same disk.
@@ -355,7 +366,11 @@ impl Life {
         }
         if let Some(applied) = &mut inner.applied {
             let LogPoint { term, index } = log_point(&entry.log_id);
-            applied.push(SimApplied { group, term, index, hash: xxh3_64(&encode_record(entry)) });
+            let proposal = match &entry.payload {
+                EntryPayload::Normal(proposal) => Some(proposal.clone()),
+                _ => None,
+            };
+            applied.push(SimApplied { group, term, index, hash: xxh3_64(&encode_record(entry)), proposal });
         }
     }
 

@@ -16,6 +16,9 @@ mod tables;
 
 use std::cell::{Cell, RefCell};
 
+use coda_engine::kv::Read;
+use coda_protocol::ids::GroupId;
+
 pub(crate) use disk::Life;
 pub use disk::{Faults, SimApplied, SimCounts, SimDisk};
 pub(crate) use log_task::LogTask;
@@ -35,6 +38,12 @@ fn simulate() {
 #[must_use]
 pub fn stops() -> Vec<String> {
     STOPS.take()
+}
+
+/// What [`Group::digest`](crate::group::Group::digest) says of a group with these rows.
+#[must_use]
+pub fn digest(rows: &dyn Read, group: GroupId) -> u64 {
+    crate::snapshot::digest(rows, group)
 }
 
 /// Ends the task instead of the process, if it is a simulated node's.
