@@ -59,7 +59,7 @@ properties! {
     /// Nothing is tried more often, nor given up sooner, than its policy says.
     RETRIES_FOLLOW_POLICY = "retries_follow_policy";
 
-    /// No worker holds more leases than it has offered slots for.
+    /// No worker holds more leases than it has offered slots for, or executes more at once than it has slots.
     SLOTS_ARE_NOT_EXCEEDED = "slots_are_not_exceeded";
 
     /// Of ready work in a lane the one of higher priority is leased first, and of one priority the one accepted first.
@@ -82,6 +82,8 @@ properties! {
     NOTHING_COMMITTED_IS_UNDONE = "nothing_committed_is_undone";
     /// Copies of a group are equal at equal indexes.
     COPIES_ARE_EQUAL = "copies_are_equal";
+    /// A group's state is what the rules make of all its log.
+    STATE_FOLLOWS_FROM_THE_LOG = "state_follows_from_the_log";
     /// A node without a quorum acknowledges and answers nothing.
     NO_QUORUM_NO_ANSWER = "no_quorum_no_answer";
     /// When a fault is over, writes are back and the cluster is well by itself, in time.
