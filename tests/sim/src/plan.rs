@@ -25,6 +25,9 @@ const LOST_AND_HELD_MS: Range<u64> = 5_000..7_500;
 /// Where nodes write their state down often.
 const CHECKPOINTS_EVERY_MS: Range<u64> = 100..3_000;
 
+/// A power cut of all nodes may be the last that happens.
+const LAST_CUT_BEFORE_END: Duration = Duration::from_millis(20);
+
 /// Everything about one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -229,6 +232,16 @@ impl Plan {
                 plan.faults.push(Planned { number: FAULTS_MAX + 1 + number, at, lasts, fault });
             }
             plan.faults.push(Planned { number, at, lasts, fault });
+        }
+        // All leaders are new, and nobody begins anything more: what they have forgotten nothing reminds them of.
+        if chance.random_bool(0.4) {
+            let (at, lasts) = (trouble - LAST_CUT_BEFORE_END, LAST_CUT_BEFORE_END);
+            let mut last = vec![Fault::PowerCut((1..=plan.nodes).collect())];
+            if chance.random_bool(0.5) {
+                last.push(Fault::KillWorker(chance.random_range(1..=plan.workers)));
+            }
+            let numbered = last.into_iter().zip(2 * FAULTS_MAX + 1..);
+            plan.faults.extend(numbered.map(|(fault, number)| Planned { number, at, lasts, fault }));
         }
         plan.faults.sort_by_key(|planned| (planned.at, planned.number));
         plan
