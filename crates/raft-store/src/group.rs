@@ -304,6 +304,7 @@ impl Group {
     #[must_use]
     pub fn status(&self) -> GroupStatus {
         let leader = self.0.leadership.borrow().leader;
+        let durable = self.0.shared.durable_end.load(std::sync::atomic::Ordering::Acquire).checked_sub(1);
         let metrics = self.0.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &Option<LogId>| id.as_ref().map(LogId::index);
@@ -312,8 +313,9 @@ impl Group {
             leader,
             last_log: metrics.last_log_index,
             committed: index(&metrics.local_committed),
-            applied: index(&metrics.last_applied),
-            durable: self.0.shared.durable_end.load(std::sync::atomic::Ordering::Acquire).checked_sub(1),
+            // What is on disk was applied, whether Raft's metrics say so by now or not.
+            applied: index(&metrics.last_applied).max(durable),
+            durable,
             purged: index(&metrics.purged),
             voters: metrics.membership_config.voter_ids().map(NodeId).collect(),
         }

@@ -1,7 +1,7 @@
 //! Several nodes in this process that are one cluster, on loopback, with certificates of one authority.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -156,10 +156,16 @@ impl TestCluster {
         try_ask(client, join).await
     }
 
-    /// Stops a node cleanly.
+    /// Stops a node cleanly. Its addresses are free then, as those of a process are that has ended.
     pub async fn stop(&mut self, node: u64) {
-        let running = self.nodes.get_mut(&node).and_then(|member| member.node.take()).expect("a node that runs");
+        let member = self.nodes.get_mut(&node).expect("a known node");
+        let running = member.node.take().expect("a node that runs");
         soon("the node stops", running.shutdown()).await;
+        // An endpoint closes its socket when the runtime comes to it.
+        let peers = member.config.peering.as_ref().map(|peering| peering.listen);
+        let addresses: Vec<SocketAddr> = peers.into_iter().chain([member.config.listen]).collect();
+        let is_free = |address: &SocketAddr| UdpSocket::bind(address).is_ok();
+        until("its addresses are free", || async { addresses.iter().all(is_free).then_some(()) }).await;
     }
 
     /// Stops all that run.
