@@ -86,9 +86,12 @@ impl Starter {
         let client = connect(self.options.clone(), &self.book).await;
         let room = Arc::new(Semaphore::new(self.load.open_max));
         let mut number = self.first;
-        while !self.stop.load(Ordering::Relaxed) {
+        loop {
             let every = self.load.every.as_millis() as u64;
             sleep(Duration::from_millis(chance.random_range(1..=2 * every))).await;
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
             let Ok(place) = room.clone().try_acquire_owned() else { continue };
             let (book, client) = (self.book.clone(), client.clone());
             let (kind, id) = (self.kind(&mut chance), work_id(&mut chance));
