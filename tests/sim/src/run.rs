@@ -170,7 +170,7 @@ impl Play {
             Some(Err(error)) => {
                 self.problem(format!("well_again_in_time: the cluster cannot be formed: {} {error}", error.code()));
             }
-            None => self.problem("well_again_in_time: the cluster is not formed in time".into()),
+            None => self.late("well_again_in_time: the cluster is not formed in time".into()),
         }
     }
 
@@ -232,7 +232,7 @@ impl Play {
         };
         if self.wait(CALM_WITHIN, what).is_none() {
             let wrong = wrong.lock().clone();
-            self.problem(format!("well_again_in_time: the cluster is not healthy again: {wrong}"));
+            self.late(format!("well_again_in_time: the cluster is not healthy again: {wrong}"));
         }
         self.note("the cluster is healthy");
     }
@@ -248,7 +248,7 @@ impl Play {
             client.close().await;
         };
         if self.wait(READ_AGAIN_WITHIN, what).is_none() {
-            self.problem("reads_are_linearizable: not all results can be read again".into());
+            self.late("reads_are_linearizable: not all results can be read again".into());
         }
     }
 
@@ -274,6 +274,13 @@ impl Play {
 
     fn note(&self, what: &str) {
         self.stage.world.trace.event(self.stage.world.now(), what);
+    }
+
+    /// Something has not happened in time, unless time was up because of something else that is wrong.
+    fn late(&mut self, what: String) {
+        if self.problems.is_empty() {
+            self.problem(what);
+        }
     }
 
     fn problem(&mut self, what: String) {
