@@ -48,7 +48,7 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// From..to, both included
+    /// How many, from 1, or from..to, both included
     #[arg(long, default_value = "1..500", value_parser = range)]
     seeds: (u64, u64),
     /// Processes at once; as many as there are cores, unless told
@@ -91,10 +91,12 @@ struct SeedArgs {
 
 fn range(text: &str) -> Result<(u64, u64), String> {
     let number = |text: &str| text.trim_start_matches('=').parse::<u64>().map_err(|error| error.to_string());
-    match text.split_once("..") {
-        Some((from, to)) => Ok((number(from)?, number(to)?)),
-        None => Ok((1, number(text)?)),
-    }
+    let (from, to) = match text.split_once("..") {
+        Some((from, to)) => (number(from)?, number(to)?),
+        None => (1, number(text)?),
+    };
+    // A run of nothing would pass.
+    if from <= to { Ok((from, to)) } else { Err("there is no seed in it: give how many, or from..to".to_owned()) }
 }
 
 fn main() -> ExitCode {

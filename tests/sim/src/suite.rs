@@ -76,7 +76,7 @@ impl Suite {
                         let mut spoke = spoke.lock();
                         if spoke.elapsed() >= PROGRESS_EVERY {
                             *spoke = Instant::now();
-                            println!("{} seeds in {:?}", outcome.seeds, began.elapsed());
+                            println!("{} seeds in {} s", outcome.seeds, began.elapsed().as_secs());
                         }
                     }
                 });
