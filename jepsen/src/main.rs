@@ -50,6 +50,7 @@ mod suite;
 
 mod controls;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -72,7 +73,8 @@ fn main() -> ExitCode {
     let Args { verb } = Args::parse();
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,coda_jepsen=info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     // Before there are threads: a world is of one process, as it begins. Each run of a suite makes its own.
     let entered = if matches!(verb, Verb::Suite(_)) { Ok(()) } else { world::enter() };
     let done = entered.and_then(|()| act(verb));
